@@ -102,9 +102,8 @@ def _layer_step(traced: TracedGraph, model: nn.Module, segment: Sequence[fx.Node
         return None
     layer = model.get_submodule(path)
     is_known = isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d)
-    if not is_known or layer._forward_hooks or layer._forward_pre_hooks:
-        return None
-    return ChainStep(path, "layer", layer, layer)
+    has_hooks = layer._forward_hooks or layer._forward_pre_hooks
+    return ChainStep(path, "layer", layer, layer) if is_known and not has_hooks else None
 
 
 def _step(source: fx.Node, segment: Sequence[fx.Node], tensors: Mapping[fx.Node, Tensor]) -> ChainStep:

@@ -27,8 +27,8 @@ from prunus.pruning.matrix import to_matrix
 from prunus.pruning.obs.hessian import LayerHessian, layer_hessians
 from prunus.pruning.obs.layer_inputs import pass_layer_inputs
 from prunus.pruning.statistics import Criterion, Statistics, as_criterion, collect
+from prunus.pruning.structured.graph import resolve
 from prunus.pruning.structured.groups import Group, GroupMember
-from prunus.pruning.structured.removal import resolve
 from prunus.registry import lookup
 from prunus.seeds import make_generator
 from prunus.training.losses import Loss, LossFunction

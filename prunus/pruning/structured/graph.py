@@ -74,12 +74,10 @@ def trace_model(model: nn.Module, example_inputs: object) -> TracedGraph:
     check_initialized(model)
     _check_one_device(model)
     args, kwargs = as_arguments(example_inputs)
-    with eval_mode(model), exact_attention(), torch.enable_grad():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about recurrent modules, and within torch itself
-                program = torch.export.export(model, args, kwargs, strict=False)
-        except Exception as error:  # the user's forward, and the export of it, may fail in any way
+    try:
+        program = export_program(model, args, kwargs)
+    except Exception as error:  # the user's forward, and the export of it, may fail in any way
+        with eval_mode(model), exact_attention():
             raise export_error(model, args, kwargs, error) from error
     signature = program.graph_signature
     names = {
@@ -90,6 +88,25 @@ def trace_model(model: nn.Module, example_inputs: object) -> TracedGraph:
     shared = _first_names(model)
     tensors = {placeholder: shared.get(name, name) for placeholder, name in names.items()}
     return TracedGraph(program.graph, program.graph_module, tensors, program, args, kwargs)
+
+
+def export_program(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any = None
+) -> Any:
+    """What `torch.export` returns for a model in evaluation mode; raises what the forward and the export raise.
+
+    Args:
+        model: Any module.
+        args: Positional arguments of its forward.
+        kwargs: Named arguments of its forward.
+        dynamic_shapes: The dimensions whose length may be another one later, as `torch.export` takes them.
+
+    Returns:
+        The program.
+    """
+    with eval_mode(model), exact_attention(), torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about recurrent modules, and within torch itself
+        return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
 
 
 def as_arguments(example_inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -128,8 +145,13 @@ def source_line(node: fx.Node) -> str:
 
 def module_path(node: fx.Node) -> str:
     """The name of the module in whose forward the node was made; "" for the model itself."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    return str(stack[-1][0]) if stack else ""
+    return [*module_paths(node), ""][0]
+
+
+def module_paths(node: fx.Node) -> list[str]:
+    """The names of the modules in whose forward the node was made, the innermost first."""
+    stack = (node.meta.get("nn_module_stack") or {}).values()
+    return [str(path).partition("@")[0] for path, _ in reversed(stack)]  # "@1" is the number of the call
 
 
 def describe_node(node: fx.Node) -> str:
@@ -208,6 +230,21 @@ def live_nodes(graph: fx.Graph) -> set[fx.Node]:
         if node.op == "output" or (schema is not None and schema.is_mutable) or live.intersection(node.users):
             live.add(node)
     return live
+
+
+def resolve(model: nn.Module, name: str) -> Tensor:
+    """The parameter, buffer or tensor attribute of a name.
+
+    Args:
+        model: A module that has it.
+        name: Its name, with the path of its module.
+
+    Returns:
+        The tensor.
+    """
+    tensor = find_tensor(model, name)
+    assert tensor is not None
+    return tensor
 
 
 def find_tensor(model: nn.Module, name: str) -> Tensor | None:

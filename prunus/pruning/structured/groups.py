@@ -122,8 +122,6 @@ class Analysis:
     """The channel that each label belongs to."""
     shapes: dict[str, tuple[int, ...]]
     """The shape of each tensor that has labels."""
-    sources: dict[fx.Node, tuple[str, ...]] = field(default_factory=dict)
-    """The names of the parameters among the inputs of a node, for example of those in `coupling.work`."""
     labels: dict[fx.Node, Any] = field(default_factory=dict)
     """The labels of the results of each node."""
     bindings: list[Any] = field(default_factory=list)
@@ -199,7 +197,7 @@ def group_labels(labeled: LabeledGraph, model: nn.Module) -> Analysis:
     groups = _groups(places, blocked, inexact)
     return Analysis(
         labeled.traced, groups, _refused(places, blocked, reasons), coupling.constants, coupling, roots,
-        {name: labels.shape for name, labels in labeled.parameters.items()}, labeled.sources, labeled.results,
+        {name: labels.shape for name, labels in labeled.parameters.items()}, labeled.results,
     )  # fmt: skip
 
 

@@ -90,7 +90,7 @@ class SlimPlan:
                 f"Expected prunus.Masks of this {type(self.model).__name__}, got "
                 f"{'those of another model' if isinstance(masks, Masks) else f'a {type(masks).__name__}'}."
             )
-        base = exported_module(self.analysis.traced) if self.rewrite else self.model
+        base = exported_module(self.analysis.traced, self.model) if self.rewrite else self.model
         self._verify(base)
         edits = remove_channels(base, indices, self.attributes(self.removed), optimizer, masks, self.weights)
         if self.rewrite:

@@ -15,6 +15,7 @@ from prunus.errors import ModelError
 from prunus.masks import Masks
 from prunus.pruning.structured.attention import attention_sizes, can_lose_heads
 from prunus.pruning.structured.edits import select_indices, set_attributes, set_data
+from prunus.pruning.structured.graph import resolve
 from prunus.pruning.structured.rules import removes_whole_groups
 
 KeptIndices = Mapping[str, Mapping[int, Tensor]]
@@ -73,22 +74,6 @@ def remove_channels(
         path, _, last = name.rpartition(".")
         edits.setdefault(path, {})[last] = {str(dim): i.tolist() for dim, i in kept_indices[name].items()}
     return edits
-
-
-def resolve(model: nn.Module, name: str) -> Tensor:
-    """The parameter, buffer or tensor attribute of a name.
-
-    Args:
-        model: A module that has it.
-        name: Its name, with the path of its module.
-
-    Returns:
-        The tensor.
-    """
-    path, _, last = name.rpartition(".")
-    tensor = getattr(model.get_submodule(path), last)
-    assert isinstance(tensor, Tensor)
-    return tensor
 
 
 def check_optimizer(model: nn.Module, optimizer: object) -> None:
@@ -178,16 +163,9 @@ def _plain(value: Any) -> Any:
 
 
 HANDLED_MODULES = (
-    *(
-        nn.modules.conv._ConvNd,
-        nn.Linear,
-        nn.modules.batchnorm._NormBase,
-        nn.LayerNorm,
-        nn.RMSNorm,
-        nn.GroupNorm,
-    ),
-    *(nn.Embedding, nn.PReLU, nn.RNNBase, nn.RNNCellBase),
-)
+    nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm,
+    nn.Embedding, nn.PReLU, nn.RNNBase, nn.RNNCellBase,
+)  # fmt: skip
 """Modules of torch whose attributes follow from the shapes of their tensors."""
 
 

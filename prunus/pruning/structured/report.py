@@ -108,7 +108,8 @@ def _macs_of_modules(analysis: Analysis, removed: Mapping[str, Sequence[int]]) -
     is_kept = analysis.kept_labels(removed)
     totals: dict[str, tuple[int, int]] = {}
     for work in analysis.coupling.work:
-        names = analysis.sources.get(work.node, ())
+        tensors = analysis.traced.tensors
+        names = [tensors[node.name] for node in work.node.all_input_nodes if node.name in tensors]
         path = names[0].rpartition(".")[0] if names else module_path(work.node)
         before = work.factor * prod(map(len, work.channels))
         after = work.factor * int(np.prod([is_kept[atoms].sum() for atoms in work.channels], dtype=np.int64))

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from prunus.errors import ModelError
-from prunus.pruning.structured.graph import exact_attention
-from prunus.pruning.structured.removal import KeptIndices, remove_channels, resolve
+from prunus.pruning.structured.graph import exact_attention, resolve
+from prunus.pruning.structured.removal import KeptIndices, remove_channels
 from prunus.pruning.weights import copied
 from prunus.training.modes import eval_mode
 
@@ -89,10 +89,7 @@ def check_removal(
     Raises:
         ModelError: The outputs differ, or the model does not run without the channels.
     """
-    _check_error(model, what, *removal_error(model, args, kwargs, kept_indices, attributes, edit))
-
-
-def _check_error(model: nn.Module, what: str, error: float, tolerance: float) -> None:
+    error, tolerance = removal_error(model, args, kwargs, kept_indices, attributes, edit)
     if not error <= tolerance:
         raise ModelError(
             f"Expected the same outputs of {type(model).__name__} with {what} removed and with {what} set to zero, but "

@@ -18,56 +18,13 @@ from prunus.pruning.structured.graph import (
 from prunus.pruning.structured.labels import Coupling, LabelLayer, Labels
 from prunus.pruning.structured.rules import GENERATORS, RULES, UnsupportedCall, elementwise, fixed
 
-ELEMENTWISE = frozenset(
-    (
-        *(
-            "_to_copy",
-            "alias",
-            "alpha_dropout",
-            "celu",
-            "clone",
-            "clip",
-            "contiguous",
-            "copy",
-            "detach",
-            "divide",
-        ),
-        *(
-            "dropout",
-            "elu",
-            "feature_alpha_dropout",
-            "feature_dropout",
-            "fill",
-            "gelu",
-            "hardshrink",
-            "hardsigmoid",
-        ),
-        *(
-            "hardswish",
-            "hardtanh",
-            "leaky_relu",
-            "lift_fresh",
-            "lift_fresh_copy",
-            "log_sigmoid",
-            "masked_fill",
-            "mish",
-        ),
-        *(
-            "multiply",
-            "prelu",
-            "relu",
-            "relu6",
-            "rsub",
-            "rrelu",
-            "selu",
-            "silu",
-            "softplus",
-            "softshrink",
-            "subtract",
-        ),
-        *("tanh", "threshold", "to", "true_divide", "type_as", "where"),
-    )
-)
+ELEMENTWISE = frozenset((
+    "_to_copy", "alias", "alpha_dropout", "celu", "clone", "clip", "contiguous", "copy", "detach", "divide",
+    "dropout", "elu", "feature_alpha_dropout", "feature_dropout", "fill", "gelu", "hardshrink", "hardsigmoid",
+    "hardswish", "hardtanh", "leaky_relu", "lift_fresh", "lift_fresh_copy", "log_sigmoid", "masked_fill", "mish",
+    "multiply", "prelu", "relu", "relu6", "rsub", "rrelu", "selu", "silu", "softplus", "softshrink", "subtract",
+    "tanh", "threshold", "to", "true_divide", "type_as", "where",
+))  # fmt: skip
 """Operators that are elementwise but do not have torch's tag `pointwise`; a test computes that they are."""
 
 
@@ -79,8 +36,6 @@ class LabeledGraph:
     coupling: Coupling = field(default_factory=Coupling)
     parameters: dict[str, Labels] = field(default_factory=dict)
     """The labels of every dimension of each parameter, buffer and constant that is used."""
-    sources: dict[fx.Node, tuple[str, ...]] = field(default_factory=dict)
-    """The names of the parameters among the inputs of a node."""
     results: dict[fx.Node, Any] = field(default_factory=dict)
     """The labels of the results of each node."""
 
@@ -167,9 +122,6 @@ def _call(result: LabeledGraph, node: fx.Node, environment: dict[fx.Node, Any]) 
         return _results(node, shapes)
     if name in IGNORED:
         return None
-    result.sources[node] = tuple(
-        result.traced.tensors[n.name] for n in node.all_input_nodes if n.name in result.traced.tensors
-    )
     reason = "the operator has no rule"
     try:
         if name in RULES:

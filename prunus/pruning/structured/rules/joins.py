@@ -97,16 +97,8 @@ def _pad(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
 
 
 GENERATORS = (
-    "full",
-    "zeros",
-    "ones",
-    "empty",
-    "new_full",
-    "new_zeros",
-    "new_ones",
-    "new_empty",
-    "empty_strided",
-)
+    "full", "zeros", "ones", "empty", "new_full", "new_zeros", "new_ones", "new_empty", "empty_strided",
+)  # fmt: skip
 """Operators that make a tensor of one value, of a shape that is in their arguments."""
 
 

@@ -154,32 +154,10 @@ def _separate(coupling: Coupling, shape: tuple[int, ...], layers: Sequence[Label
 
 
 @register_rule(
-    *(
-        "permute",
-        "transpose",
-        "t",
-        "numpy_T",
-        "mT",
-        "movedim",
-        "swapaxes",
-        "swapdims",
-        "squeeze",
-        "unsqueeze",
-    ),
-    *(
-        "expand",
-        "expand_as",
-        "repeat",
-        "repeat_interleave",
-        "tile",
-        "roll",
-        "flip",
-        "rot90",
-        "diagonal",
-        "unfold",
-    ),
-    *("pixel_shuffle", "pixel_unshuffle", "atleast_1d", "atleast_2d"),
-)
+    "permute", "transpose", "t", "numpy_T", "mT", "movedim", "swapaxes", "swapdims", "squeeze", "unsqueeze",
+    "expand", "expand_as", "repeat", "repeat_interleave", "tile", "roll", "flip", "rot90", "diagonal", "unfold",
+    "pixel_shuffle", "pixel_unshuffle", "atleast_1d", "atleast_2d",
+)  # fmt: skip
 def _moved(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     """Any operator that only moves or repeats entries."""
     value = operand(a)

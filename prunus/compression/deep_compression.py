@@ -99,7 +99,7 @@ def compress(
         train_first: Train the model by the recipe first; otherwise it is given trained.
         recalibrate: Whether to estimate the statistics of BatchNorm layers again after pruning and after quantizing.
         max_accuracy_drop: Find the density, and the bits unless they are a setting, of the smallest file that loses at
-            most so many percentage points of validation accuracy, or units of `metric`, in about nine compressions.
+            most this many percentage points of validation accuracy, or units of `metric`, in about nine trials.
         fit: A function (model, masks) that trains the model in place of the recipes of the preset, after each round of
             pruning and once for the centroids; it calls `masks.attach(optimizer)`.
         forward: (model, (inputs, labels)) -> outputs, as for `train` and `evaluate`.

@@ -164,7 +164,7 @@ def check_prune(
 
     Raises:
         DensityError: The density cannot be reached, or keeps no weight.
-        ModelError: The method cannot prune so many weights together.
+        ModelError: The method cannot prune this many weights together.
     """
     if densities not in (None, "error_curves"):
         raise DensityError(f"Expected densities='error_curves' or None, got {densities!r}.")

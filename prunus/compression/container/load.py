@@ -31,7 +31,7 @@ from prunus.models.safetensors_file import tied_names
 from prunus.modules import check_initialized, unwrapped
 
 PART_BYTES = 32 << 20
-"""Tensors of so many bytes are copied into a module at a time."""
+"""Tensors of this many bytes are copied into a module at a time."""
 
 _CONSTRUCTION_ERRORS = (
     *(TypeError, ValueError, ArithmeticError, RuntimeError, LookupError, AttributeError, MemoryError),

@@ -43,7 +43,7 @@ BATCH_SIZE = 32
 BLOCK_SIZE = 32
 """Vectors by which the inverse is updated at once."""
 MAX_WEIGHTS = 16_384
-"""A full inverse of so many weights takes 2 GiB in float64."""
+"""A full inverse of this many weights takes 2 GiB in float64."""
 
 
 @dataclass(frozen=True, kw_only=True)

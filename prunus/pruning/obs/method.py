@@ -62,7 +62,7 @@ class PruningMethod(ABC):
             scope: Which weights are ranked together.
 
         Raises:
-            ModelError: The method cannot prune so many weights together.
+            ModelError: The method cannot prune this many weights together.
             DensityError: The scope cannot give the density, or one of those that the steps pass through.
         """
         shapes = shapes_of(weights)

@@ -61,7 +61,7 @@ def load(
         ModelError: `into` is not a module, or has tensors without values (lazy, on the meta device).
         ContainerError: The file cannot be read; see `unpack`.
 
-    `into` is not changed where an error is raised.
+    If an error is raised, `into` is not changed.
     """
     if into is not None:
         check_initialized(into)

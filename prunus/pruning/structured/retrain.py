@@ -66,7 +66,7 @@ def slim_and_retrain(
         goal: "macs" or "parameters".
         fit: A function of the smaller model that trains it in place, in the place of recipes.
         forward, loss: As for `prunus.train`; criteria that differentiate a loss use them too.
-        seed: Of random criteria, examples and training.
+        seed: Seed of random criteria, examples and training.
         checkpoints: A folder; with it a killed call continues where it was, given the same arguments.
         report: Called after each epoch.
         progress: Called after every batch of training.

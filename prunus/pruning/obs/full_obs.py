@@ -128,7 +128,7 @@ class FullObs(LossMethod):
 
         Raises:
             ModelError: There are more weights than a full inverse can hold.
-            DensityError: The scope cannot give the density, or one of those that the steps pass through.
+            DensityError: The scope cannot reach the density, or one of those that the steps pass through.
         """
         check_num_weights(sum(weight.numel() for weight in weights.values()))
         super().check(weights, density, scope)

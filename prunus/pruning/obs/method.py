@@ -63,7 +63,7 @@ class PruningMethod(ABC):
 
         Raises:
             ModelError: The method cannot prune this many weights together.
-            DensityError: The scope cannot give the density, or one of those that the steps pass through.
+            DensityError: The scope cannot reach the density, or one of those that the steps pass through.
         """
         shapes = shapes_of(weights)
         scope.check(shapes, [density])
@@ -112,7 +112,7 @@ class PruningMethod(ABC):
         Raises:
             StatisticsError: The examples do not fit the model or the method, or contain no information on a layer.
             ModelError: The model does not fit the method.
-            DensityError: The scope cannot give the density.
+            DensityError: The scope cannot reach the density.
             NonFiniteError: Inputs, curvature or updated weights are not finite.
         """
         scope = parse_scope(scope)

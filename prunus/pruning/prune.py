@@ -118,7 +118,9 @@ def prune(
     seeds = derive_seed(seed, "prune"), derive_seed(seed, "ties")
     examples, measured = _select_examples(calibration, method.num_examples, seeds[0])
     _check_options(method, densities, examples, refit, recalibrate, forward, loss)
-    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    before = {name: weight.detach() for name, weight in weights.items()}
+    if isinstance(method, CriterionMethod):  # a function of the user may write over them
+        before = {name: weight.clone() for name, weight in before.items()}
     start = time.perf_counter()
     if densities == "error_curves" and examples is not None:
         density = densities_from_error_curves(

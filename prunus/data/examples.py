@@ -121,7 +121,8 @@ def as_examples(data: Calibration, num_examples: int = DEFAULT_NUM_EXAMPLES) -> 
     Args:
         data: All examples at once (a Dataset, of which the training split is used, a Split, a tensor, a tuple or a
             dict), or any other iterable of batches, such as a DataLoader.
-        num_examples: How many examples are read from an iterable or from files, at most; others are used whole.
+        num_examples: How many examples are read from an iterable or from files, at most; other data are used
+            completely.
 
     Returns:
         The examples.

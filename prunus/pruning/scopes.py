@@ -96,7 +96,7 @@ class Scope(ABC):
             scores: Finite tensors of any shape, by name.
             density: The fraction of *all* weights of a tensor to keep, in (0, 1]; one, or one per name.
             within: Earlier masks; the result keeps no weight that they prune.
-            seed: Of the random order of equal scores.
+            seed: Seed of the random order of equal scores.
 
         Returns:
             Boolean masks of the shapes of `scores`, True where a weight is kept.

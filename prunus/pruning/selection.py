@@ -38,7 +38,7 @@ class PruneSelection:
 
         Raises:
             DensityError: The density cannot be reached.
-            ModelError: The method cannot prune so many weights together.
+            ModelError: The method cannot prune this many weights together.
         """
         try:
             method.check(self.view.to_view(self.weights), self.view.density(density), scope)

@@ -113,7 +113,7 @@ def lottery(
     store: "Store | str | PathLike[str] | None" = None,
     report: Callable[[LotteryLevel], None] | None = None,
 ) -> LotteryResult:
-    """Train a network, then prune it, set its weights back and train it again, round after round.
+    """Train a network, then prune it, reset its weights and train it again, in several rounds.
 
     Source: Frankle & Carbin 2019, section 2; Zhou et al. 2019, section 2.
 
@@ -137,8 +137,9 @@ def lottery(
             "package.module:function".
         replicate: Selects the seeds of all random choices.
         backend: What trains and evaluates, as for `prunus.train`; it is part of the identity of the runs in a store.
-        store: A store of runs, in which finished runs are found again and interrupted ones are resumed. Everything must
-            have a name then, since it identifies the run: functions must be importable. None: nothing is kept on disk.
+        store: A store of runs, in which finished runs are found again and interrupted ones are resumed. Then every
+            argument needs a name, which identifies the run: functions must be importable. None: nothing is kept on
+            disk.
         report: Called with each level, as soon as it is trained; with a store, after all of them.
 
     Returns:

@@ -73,7 +73,7 @@ def evaluate(
         The mean loss, the accuracy, the number of labels, and the mean of the metric over the examples.
 
     Raises:
-        DataError: There is no example, a label is no class index, or an input is not finite.
+        DataError: There is no example, a label is not a class index, or an input is not finite.
         ModelError: The model does not take the inputs, or does not return logits of these classes.
         StatisticsError: The loss does not fit the outputs or returns no scalar.
         SpecError: `backend` is "sparse", which cannot compute the model or this task.

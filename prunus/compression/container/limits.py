@@ -26,7 +26,7 @@ _PER_TABLE_SYMBOL = 64
 """Bytes of level, frequency and code for each symbol of an alphabet."""
 
 _WORK_PER_BYTE = 4
-"""One symbol may be decoded for so many bytes of `max_bytes`: as many symbols as a float32 tensor has entries."""
+"""One symbol may be decoded for this many bytes of `max_bytes`: as many symbols as a float32 tensor has entries."""
 _WORK_PER_TABLE_SEGMENT = 64
 _WORK_PER_STREAM = 2048
 """The time of parsing a table segment and of opening a stream, in decoded symbols."""

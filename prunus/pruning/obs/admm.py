@@ -122,7 +122,7 @@ class _AdmmLayer:
         system.diagonal(dim1=1, dim2=2).add_(1.0)
         self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))
         self.scale = scale.to(dtype).unsqueeze(1)
-        self.target = hessian.rows(weight).to(dtype) * self.scale
+        self.target = hessian.rows(weight, dtype) * self.scale
         self.sum = self.target.clone()
         self.remaining = self.target
 

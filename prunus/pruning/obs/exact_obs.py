@@ -132,8 +132,8 @@ def cholesky(name: str, hessian: LayerHessian, group: int, reverse: bool = False
     matrix = hessian.hessian[group]
     matrix = matrix.flip(0, 1) if reverse else matrix.clone()
     matrix.diagonal().add_(hessian.damping)
-    factor: Tensor
-    factor, failed = torch.linalg.cholesky_ex(matrix)
+    factor, failed = matrix.mT, torch.empty((), dtype=torch.int32, device=matrix.device)
+    torch.linalg.cholesky_ex(factor, out=(factor, failed))  # in place
     if failed:
         raise NonFiniteError(
             f"The Hessian of {name!r}, {len(matrix)} inputs from {hessian.num_vectors} vectors of which "

@@ -43,7 +43,7 @@ BATCH_SIZE = 32
 BLOCK_SIZE = 32
 """Vectors by which the inverse is updated at once."""
 MAX_WEIGHTS = 16_384
-"""A full inverse of so many weights takes 2 GiB in float64."""
+"""A full inverse of this many weights takes 2 GiB in float64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ class FullObs(LossMethod):
 
         Raises:
             ModelError: There are more weights than a full inverse can hold.
-            DensityError: The scope cannot give the density, or one of those that the steps pass through.
+            DensityError: The scope cannot reach the density, or one of those that the steps pass through.
         """
         check_num_weights(sum(weight.numel() for weight in weights.values()))
         super().check(weights, density, scope)

@@ -62,8 +62,8 @@ class PruningMethod(ABC):
             scope: Which weights are ranked together.
 
         Raises:
-            ModelError: The method cannot prune so many weights together.
-            DensityError: The scope cannot give the density, or one of those that the steps pass through.
+            ModelError: The method cannot prune this many weights together.
+            DensityError: The scope cannot reach the density, or one of those that the steps pass through.
         """
         shapes = shapes_of(weights)
         scope.check(shapes, [density])
@@ -112,7 +112,7 @@ class PruningMethod(ABC):
         Raises:
             StatisticsError: The examples do not fit the model or the method, or contain no information on a layer.
             ModelError: The model does not fit the method.
-            DensityError: The scope cannot give the density.
+            DensityError: The scope cannot reach the density.
             NonFiniteError: Inputs, curvature or updated weights are not finite.
         """
         scope = parse_scope(scope)

@@ -58,8 +58,8 @@ def slim(
         density: The fraction of the channels to keep, in (0, 1]: of each group, or, with the scope "global", of all.
         latency: The longest time of a forward pass of the example inputs on this machine, as a fraction of the dense
             one in (0, 1]; measured for about 15 candidates.
-        budget: (function, limit): the function of a smaller copy of the model is at most the limit, for example
-            (lambda model: len(prunus.pack(model.state_dict())), 100_000) for the bytes of the coded file.
+        budget: (function, limit): the value of the function for a smaller copy of the model is at most the limit, for
+            example (lambda model: len(prunus.pack(model.state_dict())), 100_000) for the bytes of the coded file.
         criterion: A key of FILTER_CRITERIA ("l1", "l2", "bn_scale", "taylor", "geometric_median", "activation", "apoz",
             "thinet", "lasso", "random"), or a criterion for weights, whose scores are summed over all coupled weights.
         scope: "layer": every group keeps the same fraction. "global": channels of all groups are ranked together, by

@@ -1,4 +1,4 @@
-"""Hooks with which a constraint on weights holds in any training loop, whatever the optimizer."""
+"""Hooks that enforce a constraint on weights in any training loop, with any optimizer."""
 
 from collections.abc import Callable, Sequence
 from weakref import ref
@@ -41,6 +41,10 @@ class OptimizerHooks:
         self._constrained: dict[str, tuple[Tensor, int]] = {}
         """The gradients that are constrained already, with their versions; empty after a step."""
 
+    def __getstate__(self) -> dict[str, object]:
+        """A pickle or copy is attached to no optimizer: hooks cannot be copied."""
+        return {**self.__dict__, "_handles": [], "_hooked": {}, "_constrained": {}}
+
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Set the hooks. Nothing is hooked if an error is raised.
 
@@ -54,8 +58,7 @@ class OptimizerHooks:
         if not names:
             raise ModelError(
                 f"Expected an optimizer of this {type(self.model).__name__}, got one that steps none of its "
-                f"{len(self.names)} masked or quantized parameters; make the optimizer of model.parameters() as "
-                "they are now."
+                f"{len(self.names)} masked or quantized parameters; make a new optimizer of model.parameters()."
             )
         self._hook_gradients(parameters)
         known = {name: ref(parameters[name]) for name in names}

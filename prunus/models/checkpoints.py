@@ -23,7 +23,7 @@ STATE_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net")
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DataParallel, torch.compile, and a module with an attribute `model` put before the names."""
 
-# Classes of numbers and settings that training scripts store beside the weights; reading them runs no code of a file.
+# Classes of numbers and settings that training scripts store with the weights; reading them runs no code of a file.
 _SAFE_CLASSES = [
     argparse.Namespace,
     np._core.multiarray.scalar,  # type: ignore[attr-defined]
@@ -74,6 +74,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
         with torch.serialization.safe_globals(_SAFE_CLASSES):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        with path.open("rb") as file:
+            head = file.read(8)
+        if not head.startswith((b"PK", b"\x80")):  # zip, pickle
+            raise ModelError(
+                f"Expected a file whose name ends in .safetensors, or a file of torch.save, but {path} is neither and "
+                f"begins with {head!r}; check the path."
+            ) from error
         raise ModelError(
             f"Expected a torch file of tensors alone, but {path} contains other objects, which are refused because "
             "reading them could run code; save model.state_dict(), or, where you trust the file, convert a whole "
@@ -145,7 +152,7 @@ class NameMatch:
 
 
 def match_names(names: Collection[str], expected: Collection[str]) -> NameMatch:
-    """Strip, or add, the prefixes of wrapped modules where more names are those of a model then.
+    """Strip or add the prefixes of wrapped modules if more names match those of the model afterwards.
 
     Args:
         names: Those in a file.

@@ -71,7 +71,7 @@ def copied(model: nn.Module, replaced: Mapping[nn.Parameter, nn.Parameter] | Non
     >>> copied(nn.Linear(1, 1)).in_features
     1
     """
-    # A tensor that a hook computed (weight_norm, torch.nn.utils.prune) is no leaf, which deepcopy refuses.
+    # A tensor that a hook computed (weight_norm, torch.nn.utils.prune) is not a leaf, which deepcopy refuses.
     memo = {id(t): t.detach().clone() for t in _computed_tensors(model) if not t.is_leaf}
     memo |= {id(parameter): other for parameter, other in (replaced or {}).items()}
     try:

@@ -30,7 +30,7 @@ DTYPES: dict[str, torch.dtype] = {
 """The dtypes that a file may hold, by name."""
 
 PLAIN_DATA = "json"
-"""The dtype in the header of a value that is no tensor."""
+"""The dtype in the header of a value that is not a tensor."""
 
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """By item size, the integer dtype as which a real tensor can be viewed bit for bit."""
@@ -121,7 +121,10 @@ def parse_prefix(data: bytes | memoryview, file_size: int) -> int:
     """
     head = bytes(data[: PREFIX.size])
     if head[:8] != MAGIC[: len(head)] or not head:
-        raise NotAContainerError(f"Expected a prunus file, which begins with {MAGIC!r}, got {head[:8]!r}.")
+        raise NotAContainerError(
+            f"Expected a prunus file, which begins with {MAGIC!r}, got {head[:8]!r}; `prunus pack` writes one from a "
+            "safetensors or torch file."
+        )
     if len(head) < PREFIX.size:
         raise TruncatedFileError(
             f"Expected a file of at least {PREFIX.size} bytes, got one that ends after {len(head)}."

@@ -116,7 +116,7 @@ class _AdmmLayer:
         if not (scale > 0).all():
             raise NonFiniteError(
                 f"{hessian.num_zero_inputs} inputs of {name!r} are always zero and have no curvature with damping "
-                f"{hessian.damping:.3g}; use a larger one, as damping=0.01."
+                f"{hessian.damping:.3g}; use a larger one, such as damping=0.01."
             )
         system = damped.div_(scale.unsqueeze(2)).div_(scale.unsqueeze(1)).to(dtype)
         system.diagonal(dim1=1, dim2=2).add_(1.0)

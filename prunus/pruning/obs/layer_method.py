@@ -105,7 +105,7 @@ class LayerMethod(PruningMethod):
             Pruned and updated weights with their masks.
 
         Raises:
-            DensityError: The scope cannot give the density.
+            DensityError: The scope cannot reach the density.
             NonFiniteError: H is singular with this damping.
         """
         return self._prune_layers(LayerTask(hessians, weights, density, scope, within, seed, progress))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prunus.pruning.matrix import from_matrix, to_matrix
 from prunus.pruning.structured.criteria import FilterStatistics, input_columns
-from prunus.pruning.structured.removal import resolve
+from prunus.pruning.structured.graph import resolve
 
 
 def refit_weights(statistics: FilterStatistics, removed: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
@@ -46,5 +46,5 @@ def refit_weights(statistics: FilterStatistics, removed: Mapping[str, Sequence[i
                 products[~is_removed][:, is_removed] @ matrix[:, is_removed].T,
             )
             matrix[:, ~is_removed] += change.T
-            weights[name] = from_matrix(matrix, weight).to(weight.dtype)
+            weights[name] = torch.empty_like(weight).copy_(from_matrix(matrix, weight))
     return weights

@@ -10,6 +10,7 @@ from coupled_blocks import BLOCKS, TOKENS, conv, make
 from torch import nn
 from torch.nn import functional as F
 
+import prunus
 from prunus.pruning.structured.analysis import analyze
 
 OF_THE_MODEL = ("it is an output", "its input channels are fixed", "it is multiplied with a fixed")
@@ -22,7 +23,9 @@ def test_block_has_the_expected_channels_and_they_are_right(name):
     analysis = analyze(model, block.inputs)
     assert sum(group.channels for group in analysis.groups if group.exact) == block.channels
     refused = {
-        own.refusal.operator for own in analysis.refused if not own.refusal.reason.startswith(OF_THE_MODEL)
+        dimension.refusal.operator
+        for dimension in analysis.refused
+        if not dimension.refusal.reason.startswith(OF_THE_MODEL)
     }
     assert refused == set(block.refused)
     channels = exact_channels(analysis)
@@ -39,7 +42,7 @@ def test_every_channel_of_every_block_is_right(name):
 
 def test_refusal_names_operator_source_line_and_dimensions():
     analysis = analyze(make("NoRule").eval(), BLOCKS["NoRule"].inputs)
-    [refused] = [own for own in analysis.refused if own.refusal.operator == "sort"]
+    [refused] = [dimension for dimension in analysis.refused if dimension.refusal.operator == "sort"]
     assert refused.refusal.reason == "the operator has no rule"
     assert refused.refusal.source.startswith("coupled_blocks.py:")
     assert refused.refusal.source.endswith("return self.head(self.second(self.first(x).sort(1)[0]))")
@@ -80,6 +83,21 @@ def test_multiplications_are_those_of_the_layers():
     assert first.channels == 4
     without = 2 * (64 * 9 * 3 * 6 + 64 * 9 * 2 * 3 + 3 * 64 * 5)
     assert analysis.macs({first.name: [1]}) == without
+
+
+def test_multiplications_of_attention_are_counted_and_belong_to_its_layer():
+    torch.manual_seed(0)
+    layer = nn.TransformerDecoderLayer(16, 4, 32, batch_first=True).eval()
+    inputs = torch.randn(2, 5, 16), torch.randn(2, 7, 16)  # 5 positions attend to 5, and to 7
+    projections = [10 * 16 * 48, 10 * 16 * 16, (10 + 14 + 14) * 16 * 16, 10 * 16 * 16]
+    products = [2 * 2 * 16 * 5 * 5, 2 * 2 * 16 * 5 * 7]  # query times key, and weights times value
+    dense = sum(projections) + sum(products) + 2 * 10 * 16 * 32
+    assert prunus.count_macs(layer, inputs) == dense
+    plan = prunus.slim(layer, inputs, density=0.5)
+    assert plan.report.macs[0] == sum(row.macs[0] for row in plan.report.rows) == dense
+    rows = {row.name: row.macs[0] for row in plan.report.rows}
+    assert rows["multihead_attn"] == projections[2] + products[1]
+    assert prunus.count_macs(plan.apply(), inputs) == plan.report.macs[1] < 0.7 * dense
 
 
 class Wide(nn.Module):

@@ -6,6 +6,7 @@ names of its parameters do not change.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,8 +33,9 @@ class Masks(Mapping[str, Tensor]):
 
     Only the model and the names are stored. The parameters are looked up at every step, so that the masks hold after
     `model.to(...)`, `model.half()`, `load_state_dict(..., assign=True)` and the replacement of a submodule.
-    `copy.deepcopy(model)` is a copy without masks; `masks.bind(copy)` masks it. The copy of a `Masks` object belongs to
-    the same model and is attached to no optimizer.
+    `copy.deepcopy(model)` is a copy without masks; `masks.bind(copy)` masks it. The deep copy of a `Masks` object
+    belongs to the same model, or to a copy of the model that `copy.deepcopy` has made in the same call. Neither it nor
+    a pickled `Masks` object is attached to an optimizer.
 
     Example:
         >>> model = nn.Linear(2, 2)
@@ -62,10 +64,10 @@ class Masks(Mapping[str, Tensor]):
         """
         self.model: nn.Module = getattr(model, "_orig_mod", model)
         check_initialized(self.model)
+        check_boolean(masks)
         masks = {name.removeprefix("_orig_mod."): mask for name, mask in masks.items()}
         parameters = dict(self.model.named_parameters())
         check_masks(parameters, masks)
-        check_boolean(masks)
         self._masks = {name: mask.detach().clone() for name, mask in masks.items()}
         self.pruned_values: dict[str, Tensor] = {}
         """The values of pruned weights, zero where the weight is kept; empty: all pruned weights are zero."""
@@ -87,8 +89,8 @@ class Masks(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._masks)
 
-    def __deepcopy__(self, memo: object) -> "Masks":
-        return self.bind(self.model)
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Masks":
+        return self.bind(memo.get(id(self.model), self.model))
 
     @classmethod
     def from_state_dict(cls, model: nn.Module, state: Mapping[str, Tensor]) -> "Masks":
@@ -287,10 +289,7 @@ def check_masks(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -
     Raises:
         ModelError: The masks are not a mapping, or a mask has no parameter of its name and shape.
     """
-    if not isinstance(masks, Mapping):
-        raise ModelError(
-            f"Expected masks by parameter name, as {{'weight': mask}}, got a {type(masks).__name__}."
-        )
+    _check_mapping(masks)
     for name, mask in masks.items():
         if name not in parameters:
             raise ModelError(
@@ -305,13 +304,22 @@ def check_masks(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -
 
 
 def check_boolean(masks: Mapping[str, Tensor]) -> None:
-    """Raise ModelError unless every mask is a boolean tensor."""
+    """Raise ModelError unless the masks are a mapping, and every mask is a boolean tensor."""
+    _check_mapping(masks)
     for name, mask in masks.items():
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
             raise ModelError(
-                f"Expected a boolean mask of {name!r}, got {getattr(mask, 'dtype', type(mask).__name__)}; True keeps a "
-                "weight, as in mask != 0."
+                f"Expected a boolean tensor as the mask of {name!r}, got {got}; True keeps a weight, as in mask != 0."
             )
+
+
+def _check_mapping(masks: object) -> None:
+    if not isinstance(masks, Mapping):
+        hint = ", whose masks are .masks" if isinstance(getattr(masks, "masks", None), Mapping) else ""
+        raise ModelError(
+            f"Expected masks by parameter name, as {{'weight': mask}}, got a {type(masks).__name__}{hint}."
+        )
 
 
 def apply_masks(params: Params, masks: MaskDict) -> Params:

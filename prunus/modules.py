@@ -1,5 +1,6 @@
 """Checks of any `nn.Module` before work is done with it, and its trainable parameters."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -28,6 +29,11 @@ def check_initialized(model: nn.Module) -> None:
                 raise ModelError(
                     f"Expected tensors with values, but the {kind} {name!r} is on the meta device; load the weights "
                     "first, after model.to_empty(device=...)."
+                )
+            if tensor.is_inference() and not torch.is_inference_mode_enabled():
+                raise ModelError(
+                    f"Expected tensors that can be changed, but the {kind} {name!r} was made in torch.inference_mode; "
+                    "make the model outside of it."
                 )
 
 

@@ -41,6 +41,10 @@ class OptimizerHooks:
         self._constrained: dict[str, tuple[Tensor, int]] = {}
         """The gradients that are constrained already, with their versions; empty after a step."""
 
+    def __getstate__(self) -> dict[str, object]:
+        """A pickle or copy is attached to no optimizer: hooks cannot be copied."""
+        return {**self.__dict__, "_handles": [], "_hooked": {}, "_constrained": {}}
+
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Set the hooks. Nothing is hooked if an error is raised.
 

@@ -1,6 +1,7 @@
 """`Masks` hold in any training loop, whatever happens to the parameters of the model."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -227,6 +228,24 @@ def test_a_copy_of_the_masks_belongs_to_the_same_model():
     assert all(torch.equal(other[name], mask) and other[name] is not mask for name, mask in masks.items())
 
 
+@pytest.mark.parametrize("kind", ["masks", "codebooks"])
+def test_a_constraint_is_copied_with_its_model_or_pickled_without_hooks(kind):
+    model = make_model()
+    constraint = prunus.Masks(model, random_masks())
+    if kind == "codebooks":
+        constraint.apply()
+        constraint = prunus.quantize(model, constraint, bits=2)
+    constraint.attach(torch.optim.SGD(model.parameters(), lr=0.1))
+    assert copy.deepcopy(constraint).model is model
+    for copied, other in (
+        copy.deepcopy((model, constraint)),
+        pickle.loads(pickle.dumps((model, constraint))),
+    ):
+        assert other.model is copied is not model
+        assert other.verify() == 0
+        other.attach(torch.optim.SGD(copied.parameters(), lr=0.1)).detach()
+
+
 @pytest.mark.parametrize("is_compiled_first", [True, False])
 def test_masks_hold_in_a_compiled_model(is_compiled_first):
     model, masks = make_model(), random_masks()
@@ -300,8 +319,12 @@ def test_a_mask_of_another_shape_name_or_type_is_refused(mlp):
         prunus.Masks(mlp, {"nobody": torch.ones(1, dtype=torch.bool)})
     with pytest.raises(ModelError, match="shape"):
         prunus.Masks(mlp, {"1.weight": torch.ones(2, 2, dtype=torch.bool)})
-    with pytest.raises(ModelError, match=r"boolean mask of '1\.weight', got torch"):
+    with pytest.raises(ModelError, match=r"boolean tensor as the mask of '1\.weight', got torch"):
         prunus.Masks(mlp, {"1.weight": torch.full((24, 64), 0.5)})
+    with pytest.raises(ModelError, match=r"boolean tensor as the mask of '1\.weight', got list"):
+        prunus.Masks(mlp, {"1.weight": [True]})
+    with pytest.raises(ModelError, match=r"got a Pruned, whose masks are \.masks"):
+        prunus.Masks(mlp, prunus.prune(mlp, 0.5))
     with pytest.raises(ModelError, match="lazy"):
         prunus.Masks(nn.Sequential(nn.LazyLinear(2)), {"0.weight": torch.ones(2, 2, dtype=torch.bool)})
 

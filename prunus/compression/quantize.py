@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from prunus.compression.checks import bits_by_name
@@ -12,6 +13,7 @@ from prunus.modules import check_initialized
 from prunus.pruning.prunable import masks_of_torch, prunable_weights
 
 
+@torch.inference_mode(False)  # centroids that are made in inference mode cannot be trained
 def quantize(
     model: nn.Module,
     masks: Mapping[str, Tensor] | None = None,
@@ -61,8 +63,8 @@ def quantize(
         prunable = prunable_weights(model)
         masks = masks_of_torch(model, prunable) or all_kept(prunable)
     parameters = dict(model.named_parameters())
-    check_masks(parameters, masks)
     check_boolean(masks)
+    check_masks(parameters, masks)
     masks = dict(masks)
     weights = {name: parameters[name].detach().float() for name in masks}
     constraint = CodebookConstraint(

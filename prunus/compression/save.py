@@ -14,7 +14,7 @@ from prunus.compression.container.file_format import INTEGERS, SIGNED_ZERO_DTYPE
 from prunus.compression.presets import CompressionRecipe
 from prunus.compression.result import Compressed
 from prunus.data.validation import unusual_storage
-from prunus.errors import ModelError
+from prunus.errors import ContainerError, ModelError
 from prunus.models.safetensors_file import tied_names
 from prunus.modules import unwrapped
 from prunus.pruning.masks import check_finite
@@ -46,7 +46,7 @@ def save(
             torch.compile or DataParallel has wrapped, the wrapped module is written, with its own names.
         path: The file to write.
         encoding: How positions and values become bytes; by default that of the recipe.
-        metadata: A JSON object to store in the header.
+        metadata: A JSON object to store in the header, without the keys `edits` and `negative_zeros_cleared`.
         generated, factors: Weights to store as a seed and a mask; see `pack`. A supermask takes little more bytes
             than its mask.
 
@@ -56,7 +56,7 @@ def save(
     Raises:
         ModelError: `network` is not a module.
         NonFiniteError: A parameter holds NaN or infinity; buffers may, and `pack` writes anything.
-        ContainerError: A tensor cannot be stored.
+        ContainerError: A tensor or the metadata cannot be stored.
         OutputError: The file cannot be written (a full disk; a path that is a folder or a device).
     """
     state, options = _contents(network, encoding, metadata)
@@ -101,6 +101,14 @@ def _contents(
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"Expected a torch.nn.Module or a prunus.Compressed, got a {type(model).__name__}; pass the network itself."
+        )
+    if (
+        not isinstance(metadata or {}, Mapping)
+        or {"edits", "negative_zeros_cleared"} & (metadata or {}).keys()
+    ):
+        raise ContainerError(
+            f"Expected metadata as a dict without the keys 'edits' and 'negative_zeros_cleared', which prunus writes, "
+            f"got {metadata!r}; rename the keys."
         )
     model = unwrapped(model)
     floats = {n: p for n, p in model.named_parameters() if p.dtype in SIGNED_ZERO_DTYPES}

@@ -52,25 +52,23 @@ class Examples:
         tensors = list(iter_tensors(self.batch))
         if not tensors:
             raise StatisticsError(
-                f"Expected calibration inputs as a tensor [N, ...], or a tuple or dict of tensors, got a "
+                f"Expected examples as a tensor [N, ...], or a tuple or dict of tensors, got a "
                 f"{type(self.batch).__name__} without any; pass the examples as tensors."
             )
         for tensor in tensors:
             kind = unusual_storage(tensor)
             if kind is not None:
                 raise StatisticsError(
-                    f"Expected calibration inputs as a dense tensor with values, got a {kind} tensor; convert it "
+                    f"Expected examples as a dense tensor with values, got a {kind} tensor; convert it "
                     "first, for example with tensor.to_dense()."
                 )
         if not all(tensor.dim() for tensor in tensors) or len({len(tensor) for tensor in tensors}) > 1:
             raise StatisticsError(
-                "Expected calibration inputs and labels with one entry per example along dimension 0, got shapes "
+                "Expected inputs and labels with one entry per example along dimension 0, got shapes "
                 f"{describe_batch(self.batch)}; pass as many of each, or add a dimension for the examples."
             )
         if not all(tensor.numel() for tensor in tensors):
-            raise StatisticsError(
-                f"Expected calibration inputs with at least one example, got shapes {describe_batch(self.batch)}."
-            )
+            raise StatisticsError(f"Expected at least one example, got shapes {describe_batch(self.batch)}.")
 
     def __len__(self) -> int:
         return len(next(iter_tensors(self.batch)))
@@ -85,17 +83,19 @@ class Examples:
         """The labels, where there are some."""
         return labels_of(self.batch)
 
-    def take(self, which: slice | Tensor) -> "Examples":
+    def take(self, selection: slice | Tensor) -> "Examples":
         """Some of the examples.
 
         Args:
-            which: A slice, indices, or a mask.
+            selection: A slice, indices, or a mask.
 
         Returns:
             Examples of the same form.
         """
         return Examples(
-            map_tensors(lambda t: t[which if isinstance(which, slice) else which.to(t.device)], self.batch)
+            map_tensors(
+                lambda t: t[selection if isinstance(selection, slice) else selection.to(t.device)], self.batch
+            )
         )
 
     def batches(self, batch_size: int) -> list[Batch]:
@@ -150,7 +150,7 @@ def as_examples(data: Calibration, num_examples: int = DEFAULT_NUM_EXAMPLES) -> 
         return Examples(map_tensors(lambda tensor: tensor, data))
     if not isinstance(data, Iterable) or isinstance(data, str):
         raise StatisticsError(
-            f"Expected calibration inputs as a Dataset, a Split, a tensor, a tuple or dict of tensors, or an iterable "
+            f"Expected examples as a Dataset, a Split, a tensor, a tuple or dict of tensors, or an iterable "
             f"of these such as a DataLoader, got a {type(data).__name__}; pass one of them."
         )
     return Examples(_concatenate(_first_batches(data, num_examples))).take(slice(num_examples))

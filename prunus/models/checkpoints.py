@@ -74,6 +74,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
         with torch.serialization.safe_globals(_SAFE_CLASSES):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        with path.open("rb") as file:
+            head = file.read(8)
+        if not head.startswith((b"PK", b"\x80")):  # zip, pickle
+            raise ModelError(
+                f"Expected a file whose name ends in .safetensors, or a file of torch.save, but {path} is neither and "
+                f"begins with {head!r}; check the path."
+            ) from error
         raise ModelError(
             f"Expected a torch file of tensors alone, but {path} contains other objects, which are refused because "
             "reading them could run code; save model.state_dict(), or, where you trust the file, convert a whole "

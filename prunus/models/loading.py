@@ -175,9 +175,9 @@ def _differences(state: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[s
 def _summarize(differences: Mapping[str, list[str]]) -> str:
     """At most three differences of each kind, and the number of the others."""
     return "; ".join(
-        f"{'; '.join(those[:3])}{f', and {len(those) - 3} more' if len(those) > 3 else ''}"
-        for those in differences.values()
-        if those
+        f"{'; '.join(texts[:3])}{f', and {len(texts) - 3} more' if len(texts) > 3 else ''}"
+        for texts in differences.values()
+        if texts
     )
 
 

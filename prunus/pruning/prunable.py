@@ -301,11 +301,11 @@ def _select(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) ->
     layers = weight_layers(model)
     owners = dict(model.named_modules(remove_duplicate=False))
     _check_patterns(include, exclude, parameters, layers, owners)
-    together = names_by_tensor(parameters)
+    shared_names = names_by_tensor(parameters)
     skipped, matrices = {}, []
     for name, parameter in model.named_parameters():
-        names = [twin for twin in together[id(parameter)] if parameters[twin] is parameter]
-        excluded = _why_excluded(name, together[id(parameter)], exclude)
+        names = [twin for twin in shared_names[id(parameter)] if parameters[twin] is parameter]
+        excluded = _why_excluded(name, shared_names[id(parameter)], exclude)
         layer_name = next((twin for twin in names if twin in layers), None)
         included = any(_selects(pattern, twin, parameter, layers) for pattern in include for twin in names)
         reason = _why_not_prunable(parameter)
@@ -354,10 +354,10 @@ def _check_patterns(
         if pattern == "*" or (others and is_used):
             continue
         reasons = {name: _describe(name, p, owners, name in layers)[0] for name, p in others.items()}
-        but = f"; it matches {grouped_by_reason(reasons)}" if others else ""
+        matches = f"; it matches {grouped_by_reason(reasons)}" if others else ""
         raise ModelError(
-            f"The pattern {pattern!r} matches none of the prunable weights {list(layers)}{but}; an exact name selects "
-            "any parameter."
+            f"The pattern {pattern!r} matches none of the prunable weights {list(layers)}{matches}; an exact name "
+            "selects any parameter."
         )
 
 
@@ -453,11 +453,11 @@ def _nothing_to_prune(model: nn.Module, selection: _Selection) -> NoPrunableWeig
             f"{type(model).__name__} has no weight to prune, as {quantized[0]!r} and its other layers are quantized, "
             "and their weights are packed integers; prune the model first, and quantize it afterwards."
         )
-    why = "; ".join(f"{name}: {reason}" for name, reason in list(selection.skipped.items())[:6])
+    why = [f"{name}: {reason}" for name, reason in selection.skipped.items()]
+    more = f"; and {len(why) - 6} more" if len(why) > 6 else ""
     return NoPrunableWeightsError(
-        f"{type(model).__name__} has no weight to prune: of its parameters {list(selection.parameters)[:6]} the "
-        f"layer types allow {list(selection.layers)}, and the patterns leave none with an entry"
-        f"{f' ({why})' if why else ''}."
+        f"{type(model).__name__} has no weight to prune ({'; '.join(why[:6]) or 'it has no parameters'}{more}); pass "
+        "another model, or other patterns of names."
     )
 
 

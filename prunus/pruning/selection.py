@@ -85,8 +85,8 @@ def select_weights(
     """
     weights = prunable_weights(model, include, exclude)
     if within is not None:
-        check_masks(dict(model.named_parameters(remove_duplicate=False)), within)
         check_boolean(within)
+        check_masks(dict(model.named_parameters(remove_duplicate=False)), within)
     reasons: dict[str, str] = {}
     summary = method.summary.rstrip(".")
     if method.uses_layer_inputs:

@@ -257,7 +257,7 @@ class RunDirectory:
         write_record(self.path, record)
 
     def begin_attempt(self, record: RunRecord) -> None:
-        """Write the record of a run that this process starts or resumes, with a word for this attempt.
+        """Write the record of a run that this process starts or resumes, with an identifier of this attempt.
 
         The time of the start is that of the file system, whose clock also gives the times of the files: those of the
         machines that share it may differ.

@@ -37,7 +37,7 @@ class RunRecord:
     state: State = "running"
     """The file says running, done or failed; a run that is recorded as running and has no process is interrupted."""
     attempt: str = ""
-    """A random word of the last attempt: a process whose word is another has lost the run."""
+    """A random identifier of the last attempt: a process with another identifier has lost the run."""
     attempts: int = 0
     kept: str = ""
     """A digest of what the earlier attempts had kept when the last one began."""

@@ -125,7 +125,7 @@ def train(
             "neither averaged nor unscaled; use autocast='bfloat16' or 'none', and one process."
         )
     check_trainable(model, data, recipe, call=forward, loss=loss_function, processes=processes)
-    with restored_modes(model), single_precision(model), _seeded_random_state(seed):
+    with torch.enable_grad(), restored_modes(model), single_precision(model), _seeded_random_state(seed):
         run = Trainer(
             model, recipe, _make_constraint(model, masks, constraint), forward, loss_function, fabric
         )

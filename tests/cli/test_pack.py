@@ -34,6 +34,16 @@ def test_safetensors_file_is_packed_and_unpacked_bit_for_bit(run_cli, tmp_path):
     run_cli("decompress", tmp_path / "w.prunus", "--out", tmp_path / "again.safetensors")
 
 
+def test_a_file_of_another_kind_is_named(run_cli, tmp_path):
+    save_file(STATE, tmp_path / "w.safetensors")
+    run_cli("pack", tmp_path / "w.safetensors")
+    (tmp_path / "w.safetensors").rename(tmp_path / "w.bin")
+    for name, head in (("w.prunus", r"\x89prunus"), ("w.bin", "b'")):
+        message = run_cli("pack", tmp_path / name, "--out", tmp_path / "out.prunus", code=4).err
+        assert f"{name} is neither and begins with" in message
+        assert head in message
+
+
 def test_torch_checkpoint_is_packed_with_its_own_names(run_cli, tmp_path):
     state = {
         **STATE,

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import prunus
 from prunus.compression.codecs import CODECS
 from prunus.compression.container import (
     EncodingConfig,
@@ -196,6 +197,13 @@ def test_write_raises_for_metadata_that_read_would_refuse(made, model, tmp_path)
         ContainerError, match=r"^(No reader would accept this header|The header cannot be written)"
     ):
         write(tmp_path / "f.prunus", {"w": torch.ones(2)}, model=model, metadata=made)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("metadata", [{"edits": 3}, {"negative_zeros_cleared": 1}, ["edits"]])
+def test_save_raises_for_metadata_that_prunus_writes_itself(metadata, tmp_path):
+    with pytest.raises(ContainerError, match=r"Expected metadata as a dict without the keys 'edits' and"):
+        prunus.save(torch.nn.Linear(2, 2), tmp_path / "f.prunus", metadata=metadata)
     assert not any(tmp_path.iterdir())
 
 

@@ -28,7 +28,7 @@ OPTIMIZERS = {
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
     "rmsprop": lambda parameters: torch.optim.RMSprop(parameters, lr=0.001),
     "adafactor": lambda parameters: torch.optim.Adafactor(parameters, lr=0.01),
-    "lbfgs": lambda parameters: torch.optim.LBFGS(parameters, lr=0.01),
+    "lbfgs": lambda parameters: torch.optim.LBFGS(parameters, lr=0.01, max_iter=1),
 }
 
 
@@ -193,6 +193,16 @@ def test_other_float_types_keep_their_type(dtype, data):
     assert quantized.verify() == 0
 
 
+def test_a_model_quantized_in_inference_mode_can_be_trained(data):
+    model = network()
+    with torch.inference_mode():
+        quantized = prunus.quantize(model, bits=2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    quantized.attach(optimizer)
+    own_loop(model, optimizer, data.train, 0, epochs=1)
+    assert quantized.verify() == 0
+
+
 def test_bad_arguments_change_nothing(data):
     model = network()
     before = copy.deepcopy(model.state_dict())
@@ -215,11 +225,21 @@ def test_bad_arguments_change_nothing(data):
     quantized = prunus.quantize(model, bits=2)
     with pytest.raises(ModelError, match="steps none of its 2 masked or quantized parameters"):
         quantized.attach(torch.optim.SGD(network().parameters(), lr=0.1))
+    with pytest.raises(ModelError, match=r"one loss per step.*max_iter=20; pass max_iter=1"):
+        quantized.attach(torch.optim.LBFGS(model.parameters()))
     model[1] = nn.Linear(32, 24)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ModelError, match=r"shape \[24, 64\], which is quantized, got \[24, 32\]"):
         quantized.attach(optimizer)
     assert not optimizer._optimizer_step_post_hooks
+
+
+def test_a_model_whose_channels_are_removed_while_codebooks_are_attached_is_refused():
+    model = network()
+    prunus.quantize(model, bits=2).attach(torch.optim.SGD(model.parameters(), lr=0.1))
+    prunus.slim(model, torch.zeros(1, 8, 8), density=0.5).apply()
+    with pytest.raises(ModelError, match=r"which is quantized, got \[1[02], "):
+        model(torch.zeros(1, 8, 8)).sum().backward()
 
 
 def test_a_model_that_is_quantized_already_is_not_changed():

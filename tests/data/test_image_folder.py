@@ -199,7 +199,7 @@ def remove_part(root):
         (remove_class, "but 'red' is in one of them only"),
         (empty_class, "images of the class 'red', but .* has none"),
         (remove_part, "val to have one folder of images per class, which does not exist"),
-        (shutil.rmtree, "which is no folder; correct the path"),
+        (shutil.rmtree, "which is not a folder; correct the path"),
     ],
 )
 def test_damaged_folder_is_named(damage, message, folder, tmp_path):

@@ -218,8 +218,8 @@ def test_iterative_removal_rewinds_and_trains_what_the_last_round_kept(arm, monk
     macs, initial = count_macs(large, data.train.inputs[:1]), settings.network(derive_seed(0, "model"))
     assert [0.25 < starts[0][0] / macs <= 0.5, 0 < starts[1][0] / macs <= 0.25] == [True, True]
     assert row["MACs %"] == pytest.approx(100 * starts[1][0] / macs)
-    kept = rows_in(starts[0][1], initial[0].weight), rows_in(starts[1][1], initial[0].weight)
-    assert kept == (True, arm == TICKET)
+    from_initial = rows_in(starts[0][1], initial[0].weight), rows_in(starts[1][1], initial[0].weight)
+    assert from_initial == (True, arm == TICKET)
     (once,) = train_pruned_network(replace(settings, macs=0.5, removal_rounds=1), 0, FinishedLarge())
     assert (starts[2][0] == starts[0][0], torch.equal(starts[2][1], starts[0][1])) == (True, arm == TICKET)
     assert once["MACs %"] == pytest.approx(100 * starts[0][0] / macs)
@@ -265,15 +265,15 @@ def test_filters_are_run_end_to_end_in_a_store_of_before_the_iterative_curves(tm
 
     before = replace(experiment, runs=runs_of_before)
     run_experiment(before, "smoke", tmp_path, store=store, executor="inline", settings=SETTINGS)
-    drawn = draw_experiment(experiment, Store(store), tmp_path / "drawn")
-    assert [path.name for path in drawn.files if path.suffix == ".png"] == ["liu2019.filters.accuracy.png"]
+    result = draw_experiment(experiment, Store(store), tmp_path / "drawn")
+    assert [path.name for path in result.files if path.suffix == ".png"] == ["liu2019.filters.accuracy.png"]
 
     result = run("liu2019.filters", tmp_path)
     points = {(row["curve"], row["kept MACs %"]) for row in result.content["rows"]}
     assert len(points) == 20
     for iterative in (False, True):
-        kept = {kept for curve, kept in points if curve.startswith("iterative ") == iterative}
-        assert kept == ({25.0, 50.0, 100.0} if iterative else {50.0, 100.0})
+        kept_macs = {macs for curve, macs in points if curve.startswith("iterative ") == iterative}
+        assert kept_macs == ({25.0, 50.0, 100.0} if iterative else {50.0, 100.0})
         figure = "iterative" if iterative else "accuracy"
         curves = {row.split(",")[0] for row in drawn_rows(tmp_path, figure)}
         assert {curve.startswith('"iterative ') for curve in curves} == {iterative}

@@ -393,6 +393,7 @@ def test_evaluate_refuses_a_file_of_another_model(refused, folder):
 def test_decompress_refuses_an_unwritable_out(out, refused, folder):
     (folder / "a.prunus").write_bytes(good())
     assert "cannot be written" in refused(1, "decompress", "a.prunus", f"--out={out}", "--force")
+    assert "ends in .safetensors, got a.pt" in refused(1, "decompress", "a.prunus", "--out=a.pt")
 
 
 def test_full_disk_leaves_existing_files(folder):

@@ -153,3 +153,5 @@ def test_what_cannot_be_counted_is_refused():
         prunus.count_macs(torch.nn.LSTM(2, 2), torch.zeros(1, 1, 2))
     with pytest.raises(ModelError, match="inputs that ResNet takes"):
         prunus.count_macs(MODELS["resnet-20"](), torch.zeros(1, 4))
+    with pytest.raises(ModelError, match=r"Expected a torch\.nn\.Module"):
+        prunus.count_macs("resnet-20", torch.zeros(1, 4))

@@ -381,6 +381,18 @@ def test_a_mask_on_a_submodule_holds_there_while_the_rest_trains():
     assert not part[0][0].weight[~mask].any()
 
 
+def test_a_model_is_trained_also_where_gradients_are_disabled():
+    expected, model = network(), network()
+    train(expected, dataset(), RECIPE)
+    with torch.no_grad():
+        train(model, dataset(), RECIPE)
+    assert all(torch.equal(a, b) for a, b in zip(expected.parameters(), model.parameters(), strict=True))
+    with torch.inference_mode():
+        model = network()
+    with pytest.raises(ModelError, match=r"'0\.weight' was made in torch\.inference_mode"):
+        prunus.prune(model, 0.5)
+
+
 def test_a_constraint_of_another_model_is_refused():
     model = network()
     for other in (network(), nn.Sequential(model)):

@@ -124,6 +124,8 @@ X = draw(6, 3)
     [
         ([], {}, DataError, "at least one batch to evaluate on"),
         ((X, labels(6, ignored=2.0)), {}, DataError, "at least one label that is not -100"),
+        ((X.numpy(), X.numpy()), {}, DataError, "Expected examples as a tensor"),
+        ((X[:0], X[:0]), {}, DataError, "Expected at least one example, got"),
         (X, {}, StatisticsError, "Expected labels for the loss 'cross_entropy', got a batch without"),
         ((X, labels(6, 2, classes=3)), {}, ModelError, r"got outputs \[6, 3\] and labels \[6, 2\]"),
         ((X, labels(6, classes=9)), {}, ModelError, "C at least"),

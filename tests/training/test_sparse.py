@@ -357,7 +357,7 @@ REASONS = {
         {},
         "is a GELU",
     ),
-    "modes": (Noisy, {}, "in training mode is another"),
+    "modes": (Noisy, {}, "in training mode differs from that in evaluation mode"),
     "tied": (tied, {}, "uses a parameter twice"),
     "frozen": (frozen, {}, "'0.bias' is not trained"),
     "hooks": (hooked, {}, "'1' has hooks"),

@@ -121,7 +121,10 @@ def parse_prefix(data: bytes | memoryview, file_size: int) -> int:
     """
     head = bytes(data[: PREFIX.size])
     if head[:8] != MAGIC[: len(head)] or not head:
-        raise NotAContainerError(f"Expected a prunus file, which begins with {MAGIC!r}, got {head[:8]!r}.")
+        raise NotAContainerError(
+            f"Expected a prunus file, which begins with {MAGIC!r}, got {head[:8]!r}; `prunus pack` writes one from a "
+            "safetensors or torch file."
+        )
     if len(head) < PREFIX.size:
         raise TruncatedFileError(
             f"Expected a file of at least {PREFIX.size} bytes, got one that ends after {len(head)}."

@@ -7,6 +7,7 @@ step the codebooks; the paper subtracts the gradient times a learning rate.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +50,10 @@ class CodebookConstraint:
         self.codebooks = {name: s.codebook.clone().requires_grad_() for name, s in quantized.items()}
         self._firsts = {name: _first_weights(tensor) for name, tensor in quantized.items()}
         self._hooks = OptimizerHooks(model, list(quantized), self._constrain_gradient, self._after_step)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CodebookConstraint":
+        """The model is copied only where it is copied in the same call, as for `Masks`."""
+        return CodebookConstraint(memo.get(id(self.model), self.model), self.result())
 
     @classmethod
     def from_state_dict(cls, model: nn.Module, state: Mapping[str, Tensor]) -> "CodebookConstraint":
@@ -96,9 +101,15 @@ class CodebookConstraint:
             This constraint.
 
         Raises:
-            ModelError: The optimizer steps none of the quantized parameters, or the model was changed and does not have
-                them any more.
+            ModelError: The optimizer steps none of the quantized parameters, or it is LBFGS and computes several losses
+                in one step, between which the weights are not their centroids; or the model was changed and does not
+                have the parameters any more.
         """
+        if isinstance(optimizer, torch.optim.LBFGS) and optimizer.param_groups[0]["max_iter"] > 1:
+            raise ModelError(
+                "Expected an optimizer that computes one loss per step, because weights are set to their centroids "
+                f"after it, got LBFGS with max_iter={optimizer.param_groups[0]['max_iter']}; pass max_iter=1."
+            )
         self._weights()
         self._hooks.attach(optimizer)
         self.apply()
@@ -184,6 +195,7 @@ class CodebookConstraint:
 
     def _constrain_gradient(self, name: str, parameter: Tensor) -> None:
         """Put the gradient of each centroid at the position of the first weight of its cluster, and zero elsewhere."""
+        self._check_shape(name, parameter)
         gradient = parameter.grad
         total = centroid_gradient(gradient, self.quantized[name])
         if gradient is None or total is None:
@@ -206,14 +218,18 @@ class CodebookConstraint:
     def _weights(self) -> dict[str, Tensor]:
         """The quantized parameters that the model has now, by name."""
         weights = {}
-        for name, quantized in self.quantized.items():
+        for name in self.quantized:
             weights[name] = find_parameter(self.model, name)
-            if weights[name].shape != quantized.shape:
-                raise ModelError(
-                    f"Expected the model to have a parameter {name!r} of shape {list(quantized.shape)}, which is "
-                    f"quantized, got {list(weights[name].shape)}; quantize the model as it is now."
-                )
+            self._check_shape(name, weights[name])
         return weights
+
+    def _check_shape(self, name: str, weight: Tensor) -> None:
+        shape = self.quantized[name].shape
+        if weight.shape != shape:
+            raise ModelError(
+                f"Expected the model to have a parameter {name!r} of shape {list(shape)}, which is quantized, got "
+                f"{list(weight.shape)}; quantize the model as it is now."
+            )
 
 
 def _other_state(name: str) -> CheckpointError:

@@ -79,7 +79,12 @@ def unchecked_layers(model: nn.Module, example_inputs: object) -> dict[str, str]
     {'2': 'output (output): it is an output of the model'}
     """
     analysis = analyze(model, example_inputs)
-    refused = {name: str(own.refusal) for own in analysis.refused for name, dim in own.dimensions if dim == 0}
+    refused = {
+        name: str(refused_part.refusal)
+        for refused_part in analysis.refused
+        for name, dim in refused_part.dimensions
+        if dim == 0
+    }
     followed = {name: flow.obstacle for flow in channel_flows(analysis, model) for name in flow.producers}
     reasons = {}
     for path, module in model.named_modules():
@@ -123,13 +128,13 @@ def remove_dead_neurons(
         dead = _find_removable(smaller, flows, masks, inputs)
         removed = {flow.group.name: _indices(dead[flow].any(0)) for flow in flows}
         SlimPlan(smaller, analysis, removed, verify=False).apply()
-        kept = kept_indices(analysis, removed)
+        indices = kept_indices(analysis, removed)
         for name, parameter in smaller.named_parameters():
-            rows = kept.get(f"{name.removesuffix('bias')}weight", {}).get(0)
+            rows = indices.get(f"{name.removesuffix('bias')}weight", {}).get(0)
             if name not in names_before and rows is not None:  # a bias that was made for the constants
                 set_data(parameter, select_indices(parameter, {0: rows}))
         _check_same(model, before, outputs_of(smaller, *inputs))
-    masks = {name: select_indices(mask, kept.get(name, {})) for name, mask in masks.items()}
+    masks = {name: select_indices(mask, indices.get(name, {})) for name, mask in masks.items()}
     return smaller, masks, [_report(flow, dead[flow]) for flow in flows if dead[flow].any()]
 
 
@@ -161,7 +166,7 @@ def _indices(mask: Tensor) -> list[int]:
 def _report(flow: ChannelFlow, dead: Tensor) -> DeadNeurons:
     """The report of booleans [2, channels]: without inputs, and without outputs."""
     layer = next(iter(flow.producers)).rpartition(".")[0]
-    return DeadNeurons(layer, flow.group.channels, *(tuple(_indices(own)) for own in dead))
+    return DeadNeurons(layer, flow.group.channels, *(tuple(_indices(is_dead)) for is_dead in dead))
 
 
 def _find_removable(

@@ -54,13 +54,13 @@ def channel_flows(analysis: Analysis, model: nn.Module) -> list[ChannelFlow]:
     members = [{(member.name, member.dim): member for member in group.members} for group in analysis.groups]
     uses = Counter(traced.tensors.get(source.name) for node in carried for source in node.all_input_nodes)
     depend_on_inputs = {n for n in carried if n.op == "placeholder" and n.name not in traced.tensors}
-    for node, own in carried.items():
+    for node, carried_groups in carried.items():
         if node.op != "call_function":
             continue
         if not depend_on_inputs.isdisjoint(node.all_input_nodes):
             depend_on_inputs.add(node)
         weight, bias = _weight_and_bias(traced, node)
-        rows = {i for i in own if (weight, 0) in members[i]}
+        rows = {i for i in carried_groups if (weight, 0) in members[i]}
         for i in rows:
             flows[i].producers[weight] = members[i][weight, 0]
         for source in [source for source in node.all_input_nodes if source.name not in traced.tensors]:
@@ -69,10 +69,10 @@ def channel_flows(analysis: Analysis, model: nn.Module) -> list[ChannelFlow]:
                     flows[i].consumers[weight] = members[i][weight, 1]
                     is_layer = layer_path(traced, node, model) is not None
                     flows[i].has_constants &= is_layer and uses[weight] == 1 and (not bias or uses[bias] == 1)
-                elif i not in own or _combines_channels(node):
+                elif i not in carried_groups or _combines_channels(node):
                     flows[i].obstacle = flows[i].obstacle or f"its outputs go to {describe_node(node)}"
             is_part = source not in depend_on_inputs or operator_name(node.target).startswith(_JOINING)
-            for i in () if is_part else own - rows - carried[source]:
+            for i in () if is_part else carried_groups - rows - carried[source]:
                 flows[i].has_constants = False
     return flows
 

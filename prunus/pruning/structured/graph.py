@@ -121,8 +121,8 @@ def source_line(node: fx.Node) -> str:
     frames = list(_FRAME.finditer(node.meta.get("stack_trace") or ""))
     if not frames:
         return node.name
-    own = [frame for frame in frames if not frame["file"].startswith(_TORCH)]
-    frame = (own or frames)[-1]
+    user_frames = [frame for frame in frames if not frame["file"].startswith(_TORCH)]
+    frame = (user_frames or frames)[-1]
     return f"{frame['file'].rpartition('/')[2]}:{frame['line']}: {frame['code'].strip()}"
 
 
@@ -194,7 +194,7 @@ def is_getitem(node: fx.Node) -> bool:
 
 
 def result_shapes(node: fx.Node) -> list[tuple[int, ...] | None]:
-    """The shape of each result of a node; None for a result that is no tensor."""
+    """The shape of each result of a node; None for a result that is not a tensor."""
     value = node.meta.get("val")
     values = value if isinstance(value, list | tuple) else [value]
     return [tuple(v.shape) if isinstance(v, Tensor) else None for v in values]

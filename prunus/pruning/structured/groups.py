@@ -305,16 +305,18 @@ def kept_indices(analysis: Analysis, removed: Mapping[str, Sequence[int]]) -> di
     Raises:
         ModelError: A group has no such channel, or all of its channels would be removed.
     """
-    gone: dict[tuple[str, int], list[Tensor]] = {}
+    removed_indices: dict[tuple[str, int], list[Tensor]] = {}
     sizes = {group.name: group for group in analysis.groups}
     for name, channels in removed.items():
         group = sizes.get(name)
         if group is None or any(not 0 <= channel < group.channels for channel in channels):
             raise ModelError(f"Expected channels of a group, got {name!r} with {list(channels)[:5]}.")
         for member in group.members if len(channels) else ():
-            gone.setdefault((member.name, member.dim), []).append(member.indices[list(channels)].flatten())
+            removed_indices.setdefault((member.name, member.dim), []).append(
+                member.indices[list(channels)].flatten()
+            )
     result: dict[str, dict[int, Tensor]] = {}
-    for (name, dim), parts in gone.items():
+    for (name, dim), parts in removed_indices.items():
         size = analysis.length(name, dim)
         is_kept = torch.ones(size, dtype=torch.bool)
         is_kept[torch.cat(parts)] = False

@@ -6,6 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunus.errors import ModelError
+from prunus.modules import check_module, unwrapped
 from prunus.pruning.structured.graph import as_arguments, exact_attention
 from prunus.training.modes import eval_mode
 
@@ -30,6 +31,8 @@ def count_macs(model: nn.Module, example_inputs: object) -> int:
         >>> count_macs(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 2)), torch.zeros(1, 1, 8, 8))
         1584
     """
+    check_module(model)
+    model = unwrapped(model)
     if any(isinstance(module, nn.RNNBase | nn.RNNCellBase) for module in model.modules()):
         raise ModelError(f"Expected a model without recurrent layers, got {type(model).__name__}.")
     args, kwargs = as_arguments(example_inputs)

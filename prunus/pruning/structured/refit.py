@@ -46,5 +46,5 @@ def refit_weights(statistics: FilterStatistics, removed: Mapping[str, Sequence[i
                 products[~is_removed][:, is_removed] @ matrix[:, is_removed].T,
             )
             matrix[:, ~is_removed] += change.T
-            weights[name] = from_matrix(matrix, weight).to(weight.dtype)
+            weights[name] = torch.empty_like(weight).copy_(from_matrix(matrix, weight))
     return weights

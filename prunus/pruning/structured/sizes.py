@@ -130,7 +130,9 @@ def _solve(
     probe: "_Probe", groups: Sequence[Group], constants: Sequence[SizeConstant], model: nn.Module
 ) -> set[Binding] | None:
     """The attributes to change so that the model runs without channels of these groups; None: no choice runs."""
-    is_ambiguous = any(constant.is_ambiguous for constant in constants)  # running it proves nothing
+    is_ambiguous = any(
+        constant.is_ambiguous for constant in constants
+    )  # a run does not confirm the constants
     for bindings in _choices(constants, model):
         is_run = probe.runs(groups, bindings)
         if is_run and (not (is_ambiguous or bindings) or probe.is_exact(groups, bindings)):

@@ -219,7 +219,7 @@ def _inline(result: LabeledGraph, node: fx.Node, environment: dict[fx.Node, Any]
     position = next(i for i, argument in enumerate(node.args) if isinstance(argument, fx.Node))
     block = environment[node.args[position]]  # type: ignore[index]
     inputs = [_labels_of(argument, environment) for argument in node.args[position + 1 :]]
-    placeholders = [inner for inner in block.graph.nodes if inner.op == "placeholder"]
+    placeholders = [inner_node for inner_node in block.graph.nodes if inner_node.op == "placeholder"]
     return _walk(result, block.graph, block, dict(zip(placeholders, inputs, strict=True)))
 
 

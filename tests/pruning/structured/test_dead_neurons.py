@@ -117,7 +117,7 @@ def test_num_features_of_a_norm_is_that_of_the_remaining_channels(affine: bool, 
     if affine or track:  # otherwise nothing in the module has this length
         assert (repr(smaller[1]), repr(smaller[4])) == (repr(norm(2)), repr(norm(1)))
     assert torch.allclose(smaller(inputs), model(inputs), atol=1e-5)
-    assert [(own.layer, own.num_neurons) for own in dead_neurons(smaller, left, inputs)] == [("0", 2)]
+    assert [(dead.layer, dead.num_neurons) for dead in dead_neurons(smaller, left, inputs)] == [("0", 2)]
 
 
 class Joined(nn.Module):
@@ -150,7 +150,7 @@ def test_neurons_of_layers_that_are_joined_are_dead_together(rows, columns, expe
     model.load_state_dict(apply_masks(dict(model.state_dict()), masks))
     smaller, _, removed = remove_dead_neurons(model, masks, inputs)
     assert torch.allclose(smaller(inputs), model(inputs), atol=1e-5)
-    assert [(own.layer, own.no_inputs, own.no_outputs) for own in removed] == expected
+    assert [(dead.layer, dead.no_inputs, dead.no_outputs) for dead in removed] == expected
 
 
 def test_constant_neuron_before_a_padded_convolution_is_not_removed() -> None:

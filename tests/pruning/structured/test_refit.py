@@ -87,6 +87,7 @@ def test_refit_keeps_the_outputs_of_the_next_layer_and_changes_nothing_before_ap
             assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
             assert plan.apply(torch.optim.SGD(model.parameters(), lr=0.1)) is model
             assert model.conv2.weight.shape == (10, 6, 3, 3)
+            assert model.conv2.weight.is_contiguous()  # as before
         model.conv2.register_forward_hook(lambda _, __, output, key=refit: outputs.update({key: output}))
         with torch.no_grad():
             model(data.test.inputs)

@@ -93,7 +93,7 @@ def test_state_of_an_optimizer_that_is_not_by_parameter_is_refused():
 
     optimizer.step(closure)
     plan = prunus.slim(model, torch.randn(2, 6), density=0.5)
-    with pytest.raises(ModelError, match="a state of the optimizer by parameter"):
+    with pytest.raises(ModelError, match="an optimizer with a state for each parameter"):
         plan.apply(optimizer)
     assert model[0].weight.shape == (8, 6)
 

@@ -33,9 +33,9 @@ class Masks(Mapping[str, Tensor]):
 
     Only the model and the names are stored. The parameters are looked up at every step, so that the masks hold after
     `model.to(...)`, `model.half()`, `load_state_dict(..., assign=True)` and the replacement of a submodule.
-    `copy.deepcopy(model)` is a copy without masks; `masks.bind(copy)` masks it. The deep copy of a `Masks` object belongs
-    to the same model, or to a copy of the model that `copy.deepcopy` has made in the same call. Neither it nor a pickled
-    `Masks` object is attached to an optimizer.
+    `copy.deepcopy(model)` is a copy without masks; `masks.bind(copy)` masks it. The deep copy of a `Masks` object
+    belongs to the same model, or to a copy of the model that `copy.deepcopy` has made in the same call. Neither it nor
+    a pickled `Masks` object is attached to an optimizer.
 
     Example:
         >>> model = nn.Linear(2, 2)

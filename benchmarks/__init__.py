@@ -1,1 +1,1 @@
-"""Measurements beside a peer or a bound, in one run; each prints a table. `python -m benchmarks [NAME ...]`."""
+"""Comparisons with a peer or a bound, in one run; each prints a table. `python -m benchmarks [NAME ...]`."""

@@ -1,4 +1,4 @@
-"""A checkpoint with masks beside a dense one: LeNet-300-100 with SGD and with Adam."""
+"""A checkpoint with masks compared with a dense one: LeNet-300-100 with SGD and with Adam."""
 
 import tempfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Encoding and decoding 16.8 M weights at 90 % sparsity with 32 shared values, beside `xz -6`."""
+"""Encoding and decoding 16.8 M weights at 90 % sparsity with 32 shared values, compared with `xz -6`."""
 
 import lzma
 

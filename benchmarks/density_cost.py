@@ -1,4 +1,4 @@
-"""The cost of training against density: steps of the sparse backend beside masked dense ones, and a sweep of tickets.
+"""The cost of training against density: sparse steps compared with masked dense ones, and a sweep of tickets.
 
 Masks keep random weights. Steps of both backends are timed in turn, on noise, whole epochs at a time; `auto` is what
 the fixed rule chooses. The sweep is `prunus.lottery` on MNIST; the CPU time of its levels includes evaluation every 100

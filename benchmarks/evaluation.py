@@ -1,4 +1,4 @@
-"""Evaluation of 1,000 examples in batches of 100, as a CPU is given them, beside one batch of all.
+"""Evaluation of 1,000 examples in batches of 100 (the size on a CPU), compared with one batch of all.
 
 The examples are noise and the weights as they are drawn: neither changes the time.
 """

@@ -1,4 +1,4 @@
-"""k-means of 10 M weights by start, beside the sort that all of them need, and how far each ends from the best."""
+"""k-means of 10 M weights by start, compared with the sort that all need, and how far each ends from the best."""
 
 import numpy as np
 

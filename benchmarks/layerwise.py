@@ -1,4 +1,4 @@
-"""Layer-by-layer methods: SparseGPT and H beside the arithmetic they need, ExactOBS beside its targets."""
+"""Layer-by-layer methods: SparseGPT and H compared with the arithmetic they need, ExactOBS with its targets."""
 
 import resource
 import time
@@ -49,7 +49,7 @@ def _layer(inputs: int, outputs: int, examples: int) -> tuple[nn.Module, Params,
 
 
 def _schedule(rounds: int, size: int) -> str:
-    """SparseGPT on a layer whose H is known, beside one inversion and the updates as plain products."""
+    """SparseGPT on a layer whose H is known, compared with one inversion and the updates as plain products."""
     model, weights, inputs = _layer(size, size, 2 * size)
     hessian = layer_hessians(model, weights, inputs, batch_size=256)["weight"]
     all_kept = torch.ones(size, size, dtype=torch.bool)
@@ -88,7 +88,7 @@ def _schedule(rounds: int, size: int) -> str:
 
 
 def _streaming(rounds: int, size: int) -> str:
-    """H while inputs pass, beside one product of all of them; both counted as that product's multiply-adds."""
+    """H while inputs pass, compared with one product of all of them; both counted as that product's multiply-adds."""
     model, weights, inputs = _layer(size, 64, INPUTS)
     product, streamed = "one float32 product", "layer_hessians, batches of 256"
     timed = interleaved(

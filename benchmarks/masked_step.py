@@ -1,4 +1,4 @@
-"""A masked training step beside a dense one, at density 0.1.
+"""A masked training step compared with a dense one, at density 0.1.
 
 In the training loop of prunus (LeNet-300-100), and in a loop of one's own to whose optimizer the masks are attached.
 """
@@ -31,8 +31,15 @@ def run() -> str:
                 300,
                 10,
             ),
-            _table("LeNet-300-100, batch 60, Adam, in an own loop", _own_loops(lenet, *mnist), 300, 10),
-            _table("ResNet-20, batch 32, Adam, in an own loop", _own_loops(resnet, *cifar), 30, 1),
+            _table(
+                "LeNet-300-100, batch 60, Adam, in a training loop of the user",
+                _own_loops(lenet, *mnist),
+                300,
+                10,
+            ),
+            _table(
+                "ResNet-20, batch 32, Adam, in a training loop of the user", _own_loops(resnet, *cifar), 30, 1
+            ),
         )
     )
 

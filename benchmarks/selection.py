@@ -1,4 +1,4 @@
-"""Global magnitude selection of 90 % of 25 M weights, beside one torch.kthvalue on the same numbers."""
+"""Global magnitude selection of 90 % of 25 M weights, compared with one torch.kthvalue on the same numbers."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""ResNet-20 on CIFAR-10 images with half of its MACs, beside Torch-Pruning: accuracy after short training.
+"""ResNet-20 on CIFAR-10 images with half of its MACs, compared with Torch-Pruning: accuracy after short training.
 
 The trained weights are those of `resnet20-cifar10-jpeg.safetensors` in the data root. Every smaller network is trained
 for one epoch on the same 5,000 images in three orders, and evaluated on the same 5,000 test images. Torch-Pruning

@@ -1,4 +1,4 @@
-"""ResNet-50 with half of its channels, beside Torch-Pruning: CPU seconds of a forward pass, all networks in turn."""
+"""ResNet-50 with half of its channels, compared with Torch-Pruning: CPU seconds of a forward pass."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""A step of learning a mask beside a dense step, and beside masks learned through autograd: LeNet-300-100.
+"""A step of learning a mask compared with a dense step, and with masks learned through autograd: LeNet-300-100.
 
 "autograd" is the way of the public implementations, written here as they describe it: every layer's mask is part of
 its forward pass, with `torch.rand_like`, straight-through functions, and for edge-popup a full sort.

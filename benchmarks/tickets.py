@@ -1,4 +1,4 @@
-"""A sweep of one-shot tickets on two cores: the executor `processes` beside a plain PyTorch script, wall-clock.
+"""A sweep of one-shot tickets on two cores: the executor `processes` compared with a plain PyTorch script, wall-clock.
 
 Two replicates of LeNet-300-100 on MNIST, dense and under the masks of three criteria, the validation split evaluated
 every 100 steps and the test split twice per training in both. The script is `baseline_script.py`. The time of prunus

@@ -1,4 +1,4 @@
-"""Training steps of ResNet-20 with augmentation, beside forward + backward + step on one batch in memory.
+"""Training steps of ResNet-20 with augmentation, compared with forward + backward + step on one batch in memory.
 
 The images are noise of the shape of CIFAR-10, which does not change the time. The first column is a loop of plain
 PyTorch without data; `prunus.train` also draws the order of the examples, copies and augments each batch, and checks

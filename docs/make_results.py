@@ -16,7 +16,6 @@ from prunus.experiments import EXPERIMENTS
 from prunus.experiments.claim_list import ListedClaim, claims
 from prunus.experiments.results import Result
 from prunus.experiments.running import draw_experiment
-from prunus.report.statistics import format_number
 from prunus.runs.store import Store
 from prunus.runs.transfer import import_runs
 
@@ -31,9 +30,9 @@ of the page. The interval is a 95 % interval that is not corrected.
 
 A verdict counts at the default size of the experiment, which is stated below each table. "Not shown" is a result only
 where all replicates of that size are finished, and it says how much is known: "±" is half the width of the interval,
-and after it comes the effect that it is compared with, the published difference or the margin within which two values
-count as equal. Where half the width is smaller than the effect, an effect of this size would have been shown. Where no
-effect is given, none is published."""
+and "effect" is what it is compared with, the published difference or the margin within which two values count as equal.
+Where half the width is smaller than the effect, an effect of this size would have been shown. Where no effect is given,
+none is published."""
 ABOUT_RESULTS = """# Results
 
 One page per experiment. Each page states the command, n, and how the run differs from the paper. Pages whose rows are
@@ -148,29 +147,17 @@ def write_claims(docs: Path, listed: Sequence[ListedClaim], store: str) -> None:
 def claim_table(parts: Sequence[ListedClaim]) -> str:
     """Make the table of the parts of a statement."""
     lines = [
-        "| part | claim | verdict | measured (95 % interval) | published | ±; effect | n |",
-        "| --- |" + " --- |" * 6,
+        "| part | claim | verdict | measured (95 % interval) | published | ± | effect | n |",
+        "| --- |" + " --- |" * 7,
     ]
     for part in parts:
         verdict = f"**{part.verdict}**" if part.verdict else "no verdict"
         note = f": {part.note}" if part.note else ""
-        texts = (
-            part.id,
-            part.claim,
-            verdict + note,
-            part.measured_text,
-            part.published or "–",
-            precision(part),
-        )
+        half = f"{(part.interval[1] - part.interval[0]) / 2:.2g}" if part.interval else "–"
+        effect = f"{part.effect:g}" if part.effect else "–"
+        texts = (part.id, part.claim, verdict + note, part.measured_text, part.published or "–", half, effect)
         lines.append(f"| {' | '.join(texts)} | {part.n} |")
     return "\n".join(lines)
-
-
-def precision(part: ListedClaim) -> str:
-    """Half the width of the interval, and the effect that it is compared with, each where it is known."""
-    half = [f"±{format_number((part.interval[1] - part.interval[0]) / 2)}"] if part.interval else []
-    effect = [f"{part.effect:g}"] if part.effect else []
-    return "; ".join(half + effect) or "–"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from numba.core.caching import FunctionCache
 
 @cache
 def _digest_of_sources(folder: Path) -> str:
-    """A digest of all sources in a folder: kernels there may call each other, so that one file does not decide."""
+    """A digest of all sources in a folder, because kernels may call those of other files in it."""
     hashed = hashlib.blake2b(digest_size=16)
     for path in sorted(folder.glob("*.py")):
         hashed.update(path.read_bytes())

@@ -178,7 +178,7 @@ def after_writing(*paths: AnyPath) -> Iterator[None]:
         if len(names) > MAX_NAMES:
             names[MAX_NAMES - 1 :] = [f"{len(names) - MAX_NAMES + 1} more files"]
         complete = f"{names[0]} is" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} are"
-        raise kind(f"{complete} complete; what follows failed: {reason}") from error
+        raise kind(f"{complete} complete; the next step failed: {reason}") from error
 
 
 def create_folder(path: AnyPath) -> None:
@@ -211,7 +211,7 @@ def output_folder(path: AnyPath) -> Iterator[None]:
 def sync_folder(path: Path) -> None:
     """Flush the names in a folder to the disk, if the system can.
 
-    Some file systems cannot. A renamed file is in place anyway, so this is no reason to fail.
+    Some file systems cannot. A renamed file is in place anyway, so this is not an error.
     """
     if os.name == "posix":
         with suppress(OSError):

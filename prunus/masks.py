@@ -1,7 +1,7 @@
 """Masks: which weights of a model are kept, and `Masks`, which keeps the pruned weights of a model at their values.
 
-A mask is a boolean tensor of the weight's shape, True where the weight is kept. Masks are beside the model, never in
-it: the names of its parameters do not change.
+A mask is a boolean tensor of the weight's shape, True where the weight is kept. Masks are not part of the model, so the
+names of its parameters do not change.
 """
 
 import math
@@ -147,7 +147,7 @@ class Masks(Mapping[str, Tensor]):
                 torch._foreach_add_(parameters, values)
 
     def verify(self) -> int:
-        """The number of pruned weights of the model that are not what they should be."""
+        """The number of pruned weights of the model that are not zero, or not their pruned value."""
         wrong = 0
         for name in self._masks:
             parameter = find_parameter(self.model, name).detach()
@@ -175,15 +175,15 @@ class Masks(Mapping[str, Tensor]):
         self.apply()
         return self
 
-    def select(self, kept: Mapping[str, Mapping[int, Tensor]]) -> None:
+    def select(self, kept_indices: Mapping[str, Mapping[int, Tensor]]) -> None:
         """Keep only some entries of dimensions, after channels were removed from the model (`plan.apply`).
 
         Args:
-            kept: The indices that are kept, by parameter name and dimension.
+            kept_indices: The indices that are kept, by parameter name and dimension.
         """
         for tensors in (self._masks, self.pruned_values):
-            for name in tensors.keys() & kept.keys():
-                for dim, indices in kept[name].items():
+            for name in tensors.keys() & kept_indices.keys():
+                for dim, indices in kept_indices[name].items():
                     tensors[name] = tensors[name].index_select(dim, indices.to(tensors[name].device))
         self._cache = {}
 
@@ -287,7 +287,7 @@ def check_masks(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -
         masks: The masks by parameter name.
 
     Raises:
-        ModelError: The masks are no mapping, or a mask has no parameter of its name and shape.
+        ModelError: The masks are not a mapping, or a mask has no parameter of its name and shape.
     """
     _check_mapping(masks)
     for name, mask in masks.items():

@@ -81,6 +81,6 @@ def find_parameter(model: nn.Module, name: str) -> Tensor:
     if parameter is None:
         raise ModelError(
             f"Expected the parameter {name!r}, but the model has no parameter of that name any more; use the model "
-            "that the masks were made of, or make new masks."
+            "that the masks were made for, or make new masks."
         )
     return parameter

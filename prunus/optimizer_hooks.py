@@ -1,4 +1,4 @@
-"""Hooks with which a constraint on weights holds in any training loop, whatever the optimizer."""
+"""Hooks that enforce a constraint on weights in any training loop, with any optimizer."""
 
 from collections.abc import Callable, Sequence
 from weakref import ref
@@ -58,8 +58,7 @@ class OptimizerHooks:
         if not names:
             raise ModelError(
                 f"Expected an optimizer of this {type(self.model).__name__}, got one that steps none of its "
-                f"{len(self.names)} masked or quantized parameters; make the optimizer of model.parameters() as "
-                "they are now."
+                f"{len(self.names)} masked or quantized parameters; make a new optimizer of model.parameters()."
             )
         self._hook_gradients(parameters)
         known = {name: ref(parameters[name]) for name in names}

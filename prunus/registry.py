@@ -74,7 +74,7 @@ def closest_names(name: str, known: Iterable[str], limit: int = 1) -> list[str]:
     return [by_lower_case[match] for match in matches]
 
 
-def import_object(reference: str, also: type | None = None) -> Any:
+def import_object(reference: str, value_type: type | None = None) -> Any:
     """Import the function that a reference names. Importing runs the module: name only code you trust.
 
     The current directory is put first on the import path, as under `python -m`, and remains there, because the function
@@ -82,7 +82,7 @@ def import_object(reference: str, also: type | None = None) -> Any:
 
     Args:
         reference: "package.module:function".
-        also: The name may also be that of a value of this type.
+        value_type: If given, the name may also be that of a value of this type.
 
     Returns:
         The function, or the value.
@@ -113,13 +113,13 @@ def import_object(reference: str, also: type | None = None) -> Any:
             + (f"; {hint}" if hint else ".")
         )
     value = getattr(module, name)
-    if not (callable(value) or (also and isinstance(value, also))):
-        expected = f"a {also.__name__} or a function" if also else "a function to call"
+    if not (callable(value) or (value_type and isinstance(value, value_type))):
+        expected = f"a {value_type.__name__} or a function" if value_type else "a function to call"
         raise UnknownNameError(f"Expected {reference!r} to be {expected}, got a {type(value).__name__}.")
     return value
 
 
-def call_own(what: str, error: type[PrunusError], function: Callable[..., T], *args: Any) -> T:
+def call_user_function(what: str, error: type[PrunusError], function: Callable[..., T], *args: Any) -> T:
     """Call a function of a user, with an error that names it where it fails.
 
     Args:
@@ -134,7 +134,7 @@ def call_own(what: str, error: type[PrunusError], function: Callable[..., T], *a
     Raises:
         PrunusError: The function raised it, or `error` in the place of any other exception.
 
-    >>> call_own("The criterion", UnknownNameError, lambda stats: stats["weight"], {})
+    >>> call_user_function("The criterion", UnknownNameError, lambda stats: stats["weight"], {})
     Traceback (most recent call last):
     prunus.errors.UnknownNameError: The criterion '<lambda>' failed: KeyError: 'weight'; correct the function.
     """

@@ -237,12 +237,12 @@ def test_new_outputs_that_are_one_file_are_refused(tmp_path, monkeypatch):
 
 def test_after_writing_names_the_files_that_are_complete():
     with (
-        pytest.raises(CheckpointError, match=r"^a is complete; what follows failed: no$"),
+        pytest.raises(CheckpointError, match=r"^a is complete; the next step failed: no$"),
         after_writing("a"),
     ):
         raise CheckpointError("no")
     with (
-        pytest.raises(OutputError, match=r"^a, b and c are complete; what follows failed: KeyError: 'x'$"),
+        pytest.raises(OutputError, match=r"^a, b and c are complete; the next step failed: KeyError: 'x'$"),
         after_writing("a", "b", "c"),
     ):
         raise KeyError("x")

@@ -133,7 +133,7 @@ def test_an_optimizer_of_replaced_parameters_is_refused(change):
         step(model, optimizer)
     assign_copies(model)
     with pytest.raises(
-        ModelError, match="steps none of its 2 masked or quantized parameters; make the optimizer"
+        ModelError, match="steps none of its 2 masked or quantized parameters; make a new optimizer"
     ):
         masks.attach(optimizer)
 
@@ -398,11 +398,11 @@ def test_pruned_weights_are_zero_after_an_overflow(dtype, bad):
     mask = torch.rand(4, 3, 3, 3) < 0.5
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     masks = prunus.Masks(model, {"weight": mask}).attach(optimizer)
-    kept = model.weight.detach()[mask].clone()
+    kept_weights = model.weight.detach()[mask].clone()
     model.weight.grad = torch.where(mask, 0.0, bad).to(dtype)
     optimizer.step()
     assert masks.verify() == 0
-    assert torch.equal(model.weight[mask], kept)
+    assert torch.equal(model.weight[mask], kept_weights)
     with torch.no_grad():
         model.weight.fill_(-1.0)[~mask] = bad
     masks.apply()

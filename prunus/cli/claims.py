@@ -16,7 +16,7 @@ def claims(
 ) -> None:
     """List the claims that the experiments test, with the verdict on each and the numbers behind it.
 
-    A verdict counts at the default size of its experiment; where runs of it are missing, the reason is shown instead.
+    Verdicts are those of the default size of each experiment. If its runs are missing, the reason is shown instead.
 
     Example: prunus claims --json
     """
@@ -37,4 +37,4 @@ def claims(
         )
         for claim in listed
     ]
-    echo_table(("id", "claim", "verdict", "measured (95 % interval)", "published", "n"), rows, words=5)
+    echo_table(("id", "claim", "verdict", "measured (95 % interval)", "published", "n"), rows, text_columns=5)

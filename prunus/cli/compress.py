@@ -10,7 +10,7 @@ from prunus.cli.names import completion
 from prunus.cli.options import AsJson, Backend, Device, Force, Seed, Threads, optional
 from prunus.cli.tasks import Forward, Loss, Metric
 
-MODEL = "A built-in model, or package.module:function for a function of yours that returns a torch.nn.Module."
+MODEL = "A built-in model, or package.module:function for your own function that returns a torch.nn.Module."
 Model = Annotated[
     str | None,
     typer.Argument(metavar="MODEL", help=MODEL, show_default=False, autocompletion=completion("model")),
@@ -25,7 +25,7 @@ ModelOption = Annotated[
         autocompletion=completion("model"),
     ),
 ]
-DATA = "A built-in data set, or yours: package.module:function; mnist or cifar-10 by default, for a built-in model."
+DATA = "A built-in data set, or package.module:function for your own. Built-in models have a default."
 Data = Annotated[str | None, optional("NAME", DATA, complete=completion("data set"))]
 Out = Annotated[
     Path | None, optional("FILE", "Output path of the compressed model; MODEL.prunus by default.")
@@ -56,33 +56,37 @@ MaxAccuracyDrop = Annotated[
     float | None,
     optional(
         "POINTS",
-        "Find the density and the bits of the smallest file that loses at most so many percentage points of "
-        "validation accuracy, or units of --metric. About nine compressions are tried.",
+        "Search for the density and bits with the smallest file whose validation accuracy, or --metric, drops by at "
+        "most this number of percentage points, or units. About nine compressions are tried.",
     ),
 ]
 NoTrain = Annotated[
     bool,
     typer.Option(
         "--no-train",
-        help="Compress trained weights, of --weights or of a function that returns them, by the output errors of the "
-        "layers, in seconds.",
+        help="Compress the weights of --weights, or those that your function returns, without training, in seconds: "
+        "the output errors of the layers are minimized.",
     ),
 ]
 RECALIBRATE = "Estimate BatchNorm statistics again after pruning and after quantizing."
 Recalibrate = Annotated[bool, typer.Option("--recalibrate", help=RECALIBRATE)]
 Training = Annotated[
     str | None,
-    optional("NAME", "Recipe of the trainings of weights: a model whose published training is known."),
+    optional("NAME", "Training recipe: the name of a model whose published training settings are known."),
 ]
 Optimizer = Annotated[
-    str | None, optional("NAME", "Of the trainings of weights: sgd, nesterov, adam, adamw, rmsprop.")
+    str | None, optional("NAME", "Optimizer of the weights: sgd, nesterov, adam, adamw or rmsprop.")
 ]
 LearningRate = Annotated[
     float | None,
-    optional("RATE", "Of retraining after the last round; those of other trainings change in proportion."),
+    optional("RATE", "Learning rate of final retraining. Those of other stages change in proportion."),
 ]
-Momentum = Annotated[float | None, optional("FRACTION", "Of the optimizers sgd, nesterov and rmsprop.")]
-Augmentation = Annotated[str | None, optional("NAME", "Of all trainings: none, shift or flip_crop.")]
+Momentum = Annotated[
+    float | None, optional("FRACTION", "Momentum of the optimizers sgd, nesterov and rmsprop.")
+]
+Augmentation = Annotated[
+    str | None, optional("NAME", "Data augmentation of all stages: none, shift or flip_crop.")
+]
 Scope = Annotated[
     str | None,
     optional(
@@ -187,12 +191,12 @@ def compress(
             param_hint="--no-train",
         )
     preset = preset or default_preset(name, train=not no_train)
-    given = {
+    options = {
         "criterion": criterion, "density": density, "bits": bits, "scope": scope, "rounds": rounds, "recipe": recipe,
         "optimizer": optimizer, "learning_rate": learning_rate, "momentum": momentum, "augmentation": augmentation,
         "epochs": parse_epochs(epochs or []) or None,
     }  # fmt: skip
-    settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    settings: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     changed = compression_recipe(preset, train=not no_train, **settings)
     check_options(
         changed, settings,

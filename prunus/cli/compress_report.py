@@ -181,7 +181,7 @@ def _show(
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     echo_table(columns, rows, title=title)
     if result.trials:
-        tried = [
+        trial_rows = [
             (
                 f"{t.density:g}",
                 str(t.bits or "–"),
@@ -191,7 +191,7 @@ def _show(
             for t in result.trials
         ]
         lost = "points lost in validation" if quality == "error" else "loss of the validation metric"
-        echo_table(("density", "bits", lost, "bytes"), tried, title="Tried")
+        echo_table(("density", "bits", lost, "bytes"), trial_rows, title="Tried")
     size, ratio = formatting.format_int(inspection.file_bytes), formatting.format_ratio(inspection.ratio)
     echo(f"file  {out}: {size} bytes, compression ratio {ratio}")
     before, after = formatting.format_quality(dense_test), formatting.format_quality(test)

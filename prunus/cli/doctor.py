@@ -33,7 +33,7 @@ def doctor(
             (finding.section if finding.section != previous else "", finding.name, str(finding.value))
             for finding, previous in zip(diagnosis.findings, sections, strict=False)
         ]
-        echo_table(("section", "name", "value"), rows, words=3)
+        echo_table(("section", "name", "value"), rows, text_columns=3)
         if not diagnosis.problems:
             echo("No problem found.")
     for problem in diagnosis.problems:

@@ -18,7 +18,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="For a model that is not built in: package.module:function of a function that returns it.",
+            help="A model that is not built in: package.module:function for your own function that returns it.",
             show_default=False,
             autocompletion=completion("model"),
         ),

@@ -33,7 +33,7 @@ def list_(as_json: AsJson = False) -> None:
         for kind, table in components.items()
         for number, (name, text) in enumerate(table.items())
     ]
-    echo_table(("kind", "name", "description"), rows, words=3)
+    echo_table(("kind", "name", "description"), rows, text_columns=3)
 
 
 def registries() -> dict[str, Mapping[str, Any]]:

@@ -30,7 +30,7 @@ def load_network(name: str, weights: Path | None, device: str, seed: int) -> tup
     if path.suffix == ".prunus":
         if weights is not None:
             raise ModelError(
-                f"Expected no --weights with {path}, which has its own, got {weights}; leave it out."
+                f"Expected no --weights with {path}, which contains weights, got {weights}; leave out --weights."
             )
         return load(path).to(device), True
     model = make_model(name, seed)
@@ -150,7 +150,7 @@ def train_network(name: str, model: "nn.Module", data: Any, seed: int) -> None:
         seed: Seed of the training.
 
     Raises:
-        DataError: The data are no data set.
+        DataError: The data are not a data set.
         ModelError: The model cannot be trained on them.
     """
     from prunus.cli.output import log
@@ -167,12 +167,12 @@ def train_network(name: str, model: "nn.Module", data: Any, seed: int) -> None:
     if not isinstance(data, Dataset):
         raise DataError(
             f"Expected a prunus.Dataset to train {name} on, got a {type(data).__name__}; pass --weights FILE, or "
-            "--no-train where the function of the model returns trained weights."
+            "--no-train if your function returns trained weights."
         )
     check_model(model, data)
     recipe = COMPRESSION_RECIPES[default_preset(name)].dense
     epochs = formatting.pluralize(recipe.epochs, "epoch")
-    log(f"{name} is trained first, {epochs}; --weights FILE takes trained ones")
+    log(f"{name} is trained first, {epochs}; pass trained weights with --weights FILE to skip this")
     epoch_line = epoch_lines(recipe.epochs)
     train(
         model, data, recipe,

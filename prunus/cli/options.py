@@ -53,7 +53,7 @@ DataName = Annotated[
     typer.Option(
         "--data",
         metavar="NAME",
-        help="A built-in data set, or package.module:function for a function of yours that returns a prunus.Dataset.",
+        help="A built-in data set, or package.module:function for your own function that returns a prunus.Dataset.",
         show_default=False,
         autocompletion=completion("data set"),
     ),
@@ -89,8 +89,8 @@ Backend = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="What trains and evaluates: dense is PyTorch, sparse computes with the remaining weights only, and auto "
-        "takes the faster of both by a fixed rule.",
+        help="Backend of training and evaluation: dense is PyTorch, sparse computes with the remaining weights only, "
+        "and auto chooses the faster one by a fixed rule.",
     ),
 ]
 

@@ -90,14 +90,19 @@ def echo_json(value: object) -> None:
 
 
 def echo_table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1, footer: int = 0, title: str = ""
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    text_columns: int = 1,
+    footer: int = 0,
+    title: str = "",
 ) -> None:
     """Print a table to stdout.
 
     Args:
         columns: The column titles.
         rows: The cells of each row.
-        words: The number of columns, from the left, that contain words and are aligned left. The others contain
+        text_columns: The number of columns, from the left, that contain text and are aligned left. The others contain
             numbers and are aligned right.
         footer: The number of rows, from the bottom, that are below a line.
         title: Printed above the table.
@@ -108,7 +113,7 @@ def echo_table(
         title=title or None, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
     )
     for index, name in enumerate(columns):
-        table.add_column(Text(name), justify="left" if index < words else "right", overflow="fold")
+        table.add_column(Text(name), justify="left" if index < text_columns else "right", overflow="fold")
     for number, row in enumerate(rows, start=1):
         table.add_row(*(Text(clean(cell)) for cell in row), end_section=number == len(rows) - footer)
     has_width = stdout().isatty() or "COLUMNS" in os.environ

@@ -170,14 +170,14 @@ def _watch(reporter: Reporter, ended: threading.Event) -> None:
 
 
 def epoch_lines(total: int) -> "Callable[[str, EpochMetrics], None]":
-    """Make a function to call after each of `total` epochs, which writes a line if stderr is no terminal."""
+    """Make a function to call after each of `total` epochs, which writes a line if stderr is not a terminal."""
     epochs = 0
 
     def write(stage: str, epoch: "EpochMetrics") -> None:
         nonlocal epochs
         epochs += 1
         if not errors.is_terminal:
-            error = 100 - epoch.validation_accuracy  # NaN where labels are no classes
+            error = 100 - epoch.validation_accuracy  # NaN where labels are not classes
             quality = f"error {error:.2f} %" if error == error else f"loss {epoch.validation_loss:.4g}"
             report_line(f"{STAGES.get(stage, stage)}: validation {quality} ({epochs} of {total} epochs)")
 

@@ -14,8 +14,8 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A built-in model, yours: package.module:function, which returns a torch.nn.Module, or a FILE.prunus "
-        "of a built-in one.",
+        help="A built-in model, package.module:function for your own function that returns a torch.nn.Module, or a "
+        ".prunus file of a built-in model.",
         show_default=False,
         autocompletion=completion("model"),
     ),
@@ -24,7 +24,8 @@ Criterion = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="One of `prunus list`; obs, sparse_gpt, admm, fisher and full_obs also update the remaining weights.",
+        help="A criterion or pruning method of `prunus list`; obs, sparse_gpt, admm, fisher and full_obs also update "
+        "the remaining weights.",
         autocompletion=completion("criterion"),
     ),
 ]
@@ -38,29 +39,36 @@ Scope = Annotated[
     ),
 ]
 DENSITIES = (
-    "error-curves: the density of each layer from the output errors that obs predicts; default: --density."
+    "error-curves chooses the density of each layer by the output errors that obs predicts. By default, every layer "
+    "has --density."
 )
 Densities = Annotated[str | None, optional("NAME", DENSITIES)]
-OUT = "The pruned network: .safetensors, or .prunus, which is coded; MODEL-pruned.safetensors by default."
+OUT = (
+    "Output path of the pruned network: .safetensors, or .prunus, which is entropy-coded. By default "
+    "MODEL-pruned.safetensors."
+)
 Out = Annotated[Path | None, optional("FILE", OUT)]
 DATA = (
-    "A built-in data set, or yours: package.module:function, which returns a prunus.Dataset, tensors or a DataLoader; "
-    "mnist or cifar-10 by default, for a built-in model."
+    "A built-in data set, or package.module:function for your own function that returns a prunus.Dataset, tensors or "
+    "a DataLoader. Built-in models have a default."
 )
 Data = Annotated[str | None, optional("NAME", DATA, complete=completion("data set"))]
 Examples = Annotated[int | None, optional("N", "Number of calibration examples; 1024 by default.", lowest=1)]
-DAMPING = "Added to the curvature so that it can be inverted, as the criterion means it."
+DAMPING = "Damping added to the curvature so that it can be inverted; each criterion defines its scale."
 Damping = Annotated[float | None, optional("FRACTION", DAMPING)]
-STEPS = "Number of pruning steps; curvature is computed again before each; 1 by default."
+STEPS = "Number of pruning steps, 1 by default. The curvature is computed again before each step."
 Steps = Annotated[int | None, optional("N", STEPS, lowest=1)]
 RECALIBRATE = "Estimate BatchNorm statistics again after pruning."
-REFIT = "Fit the remaining weights of each layer to its outputs before pruning, on the calibration examples."
+REFIT = "Fit the remaining weights of each layer to its dense outputs on the calibration examples."
 Refit = Annotated[bool, typer.Option("--refit", help=REFIT)]
 Recalibrate = Annotated[bool, typer.Option("--recalibrate", help=RECALIBRATE)]
 
-STRICT = "Fail where the scope or criterion cannot prune a weight, such as 2:4 with 3 inputs, and do not leave it out."
+STRICT = (
+    "Fail if the scope or criterion cannot prune a weight, such as 2:4 with 3 inputs. By default, such a weight is not "
+    "pruned."
+)
 Strict = Annotated[bool, typer.Option("--strict", help=STRICT)]
-NO_TRAIN = "Prune the weights that the function of the model returns, without training it first."
+NO_TRAIN = "Prune the weights that your function returns, without training the model first."
 NoTrain = Annotated[bool, typer.Option("--no-train", help=NO_TRAIN)]
 
 
@@ -151,8 +159,8 @@ def prune(
         return
     _show(pruned.report, recalibrate)
     if before is not None and after is not None:
-        words = tasks.evaluation_words(before), tasks.evaluation_words(after).partition(" ")[2]
-        echo(f"test   {words[0].replace(' ', ' before pruning ', 1)}, after pruning {words[1]}")
+        texts = tasks.evaluation_text(before), tasks.evaluation_text(after).partition(" ")[2]
+        echo(f"test   {texts[0].replace(' ', ' before pruning ', 1)}, after pruning {texts[1]}")
     echo(f"file   {path}")
 
 
@@ -163,7 +171,7 @@ def _show(report: Any, recalibrate: bool) -> None:
 
     header, rows = report.table()
     title = "Squared error of the output of each layer, relative to the output"
-    echo_table(header, rows, words=2, title=title)
+    echo_table(header, rows, text_columns=2, title=title)
     damping = f", damping {report.damping:.3g}" if report.damping else ""
     echo(f"all    {formatting.format_density(report.density)} kept in {report.seconds:.1f} s{damping}")
     echo(f"rest   {report.not_pruned}")

@@ -29,7 +29,7 @@ Name = Annotated[
     str,
     typer.Argument(
         metavar="NAME",
-        help="An experiment, or a paper or subject for all of its experiments, of `prunus list`.",
+        help="An experiment of `prunus list`, or a paper or subject to run all of its experiments.",
         show_default=False,
         autocompletion=completion("experiment"),
     ),
@@ -39,13 +39,18 @@ Out = Annotated[Path | None, optional("DIR", "Output directory. By default runs/
 
 def run(
     name: Name,
-    smoke: Annotated[bool, typer.Option("--smoke", help="The smallest size, to test that it works.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="The size of the paper.")] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Run the smallest size, to test that it works.")
+    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Run the size of the paper.")] = False,
     out: Out = None,
     replicates: Annotated[
         int | None,
         optional(
-            "N", "Replicates, each with its own seeds; by default those of the size.", 1, MAX_REPLICATES
+            "N",
+            "Number of replicates, each with its own seeds. The default depends on the size.",
+            1,
+            MAX_REPLICATES,
         ),
     ] = None,
     seed: Annotated[
@@ -56,8 +61,8 @@ def run(
         str,
         typer.Option(
             metavar="NAME",
-            help="processes computes runs in parallel, inline one after another in this process, ray and slurm on "
-            "several machines.",
+            help="Where runs are computed: processes (in parallel on this machine), inline (one after another in this "
+            "process), ray or slurm (on several machines).",
             autocompletion=completion("executor"),
         ),
     ] = "processes",
@@ -65,7 +70,7 @@ def run(
         int | None,
         optional(
             "N",
-            "Workers; by default one process per core, one per CPU of the Ray cluster, or 8 Slurm jobs.",
+            "Number of workers. By default one process per core, one per CPU of the Ray cluster, or 8 Slurm jobs.",
             lowest=1,
         ),
     ] = None,
@@ -73,17 +78,17 @@ def run(
         str | None,
         optional(
             "[ADDRESS]",
-            "Compute on a Ray cluster: HOST:PORT, or auto for the cluster that runs on this machine; without an "
+            "Compute on a Ray cluster: HOST:PORT, or auto for the cluster that runs on this machine. Without an "
             "address, Ray is started on this machine.",
         ),
     ] = None,
-    slurm: Annotated[bool, typer.Option("--slurm", help="Compute in the jobs of a Slurm array.")] = False,
+    slurm: Annotated[bool, typer.Option("--slurm", help="Compute in a Slurm job array.")] = False,
     backend: Annotated[
         str | None,
         optional(
             "NAME",
-            "What trains tickets and their baselines: dense, sparse or auto; the same as --set backend=NAME. By "
-            "default dense, as in the published results.",
+            "Backend that trains tickets and their baselines: dense, sparse or auto. The same as --set backend=NAME. "
+            "By default dense, as in the published results.",
         ),
     ] = None,
     change: Annotated[
@@ -91,7 +96,7 @@ def run(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Change a setting, for example network=conv-2, epochs=10, rounds=8; can be repeated.",
+            help="Change a setting, for example network=conv-2, epochs=10 or rounds=8. May be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -147,7 +152,7 @@ def figure(
         str | None,
         optional(
             "SIZE",
-            "smoke, default or full; by default the largest with a finished run.",
+            "smoke, default or full. By default the largest size that has a finished run.",
             complete=completion("size"),
         ),
     ] = None,
@@ -156,7 +161,8 @@ def figure(
 ) -> None:
     """Draw the page of an experiment again from the finished runs in a store.
 
-    The last request that is finished completely is drawn; where there is none, the finished part, with a note.
+    The page shows the last request whose runs are all finished. If there is none, it shows the finished runs, with a
+    note.
 
     Example: prunus figure zhou2019.criteria --store store --out figures
     """

@@ -34,7 +34,7 @@ def list_(store: StoreDir, as_json: AsJson = False) -> None:
     if as_json:
         echo_json([list_json(run) for run in runs])
     elif runs:
-        echo_table(LISTED, [list_cells(run) for run in runs], words=4)
+        echo_table(LISTED, [list_cells(run) for run in runs], text_columns=4)
     else:
         echo(f"The store {store} has no runs.")
 
@@ -57,13 +57,13 @@ def show(id: RunId, store: StoreDir, as_json: AsJson = False) -> None:
     for head, cells in tables:
         if cells:
             echo("")
-            echo_table(head, cells, words=2)
+            echo_table(head, cells, text_columns=2)
     if rows:
         echo("")
         echo_table(*level_table(rows))
     if checks := invariant_cells(rows):
         echo("")
-        echo_table(("invariants", "holds"), checks, words=2)
+        echo_table(("invariants", "holds"), checks, text_columns=2)
 
 
 def compare(first: RunId, second: RunId, store: StoreDir, as_json: AsJson = False) -> None:
@@ -82,10 +82,12 @@ def compare(first: RunId, second: RunId, store: StoreDir, as_json: AsJson = Fals
     if as_json:
         echo_json({"runs": ids, "settings": settings, "levels": levels})
         return
-    echo_table(("setting", *ids), [(key, text(a), text(b)) for key, (a, b) in settings.items()], words=3)
+    echo_table(
+        ("setting", *ids), [(key, text(a), text(b)) for key, (a, b) in settings.items()], text_columns=3
+    )
     echo("")
     echo_table(
-        ("level", "metric", *ids, "difference"), [difference_cells(level) for level in levels], words=2
+        ("level", "metric", *ids, "difference"), [difference_cells(level) for level in levels], text_columns=2
     )
 
 
@@ -120,7 +122,7 @@ def save(
             f"{run.id} has no network to write: it is {run.state}, not done; repeat its `prunus run` command."
         )
     if not directory.has("final") or not {"model", "replicate"} <= baseline.keys():
-        raise PrunusError(f"{run.id} has no network to write: the result of a run of its kind is numbers.")
+        raise PrunusError(f"{run.id} has no network to write: runs of its kind store only numbers.")
     check_writable(file, force=force, inputs=opened.path.rglob("*"))
     spec = BaselineSpec(model=baseline["model"], replicate=baseline["replicate"])
     model, generated, factors = load_trained_network(spec, directory)

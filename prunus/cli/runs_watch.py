@@ -1,4 +1,4 @@
-"""`prunus runs watch`, `pause` and `resume`: the runs that commands are to do in a store."""
+"""`prunus runs watch`, `pause` and `resume`: the runs that commands compute in a store."""
 
 import time
 from dataclasses import asdict
@@ -63,7 +63,7 @@ def pause(store: StoreDir) -> None:
 
 
 def resume(store: StoreDir) -> None:
-    """Continue a store that was paused. Commands that are still running start runs again; repeat the others.
+    """Resume a store that was paused. Commands that are still running continue; repeat those that have ended.
 
     Example: prunus runs resume --store store
     """

@@ -29,10 +29,10 @@ Parameters = Annotated[float | None, optional("N", "Parameters to keep: a fracti
 Density = Annotated[float | None, optional("FRACTION", "Fraction of the channels of each group to keep.")]
 Latency = Annotated[
     float | None,
-    optional("FRACTION", "Time of a forward pass of one example, as a fraction of the dense one."),
+    optional("FRACTION", "Time to keep of a forward pass of one example, as a fraction of the dense time."),
 ]
 FileBytes = Annotated[
-    int | None, optional("N", "Most bytes of the .prunus file, without quantization.", lowest=1)
+    int | None, optional("N", "Largest size of the .prunus file in bytes, without quantization.", lowest=1)
 ]
 Criterion = Annotated[
     str,
@@ -45,15 +45,16 @@ Criterion = Annotated[
 Scope = Annotated[
     str,
     typer.Option(
-        metavar="NAME", help="layer: every group keeps the same fraction; global: all are ranked together."
+        metavar="NAME",
+        help="layer: every group keeps the same fraction; global: the channels of all groups are ranked together.",
     ),
 ]
 DATA = (
-    "Examples for the criterion: a built-in data set, or yours; mnist or cifar-10 by default, for a built-in model, if "
-    "the criterion or --refit needs some."
+    "Calibration data, if the criterion or --refit needs some: a built-in data set, or package.module:function for "
+    "your own. Built-in models have a default."
 )
 Data = Annotated[str | None, optional("NAME", DATA, complete=completion("data set"))]
-SHAPE = "Shape of one example, such as 3,224,224; that of the data or of the built-in model by default."
+SHAPE = "Shape of one example, such as 3,224,224. By default that of the data or of the built-in model."
 InputShape = Annotated[str | None, optional("SIZES", SHAPE)]
 RoundTo = Annotated[
     int, typer.Option(metavar="N", min=1, help="Keep multiples of this number of channels in each group.")
@@ -62,17 +63,18 @@ MinChannels = Annotated[
     int, typer.Option(metavar="N", min=1, help="Keep at least this number of channels in each group.")
 ]
 Exclude = Annotated[
-    list[str] | None, optional("NAME", "A module or parameter to leave alone. May be repeated.")
+    list[str] | None, optional("NAME", "A module or parameter that keeps all its channels. May be repeated.")
 ]
 INEXACT = "Also remove channels over which a normalization such as LayerNorm runs."
 Inexact = Annotated[bool, typer.Option("--allow-inexact", help=INEXACT)]
-REFIT = (
-    "Refit the layers that lose inputs to the outputs of the dense layers, by least squares, on the examples."
-)
+REFIT = "Fit the layers that lose inputs to the outputs of the dense layers, by least squares on the calibration data."
 Refit = Annotated[bool, typer.Option("--refit", help=REFIT)]
-OUT = "The smaller network: .prunus, which also stores what was removed, or .safetensors; MODEL-slim.prunus by default."
+OUT = (
+    "Output path of the smaller network: .prunus, which also stores which channels were removed, or .safetensors. By "
+    "default MODEL-slim.prunus."
+)
 Out = Annotated[Path | None, optional("FILE", OUT)]
-PAGE = "Output path of the page of the widths. By default --out with the suffix .html."
+PAGE = "Output path of the report page. By default --out with the suffix .html."
 Page = Annotated[Path | None, optional("FILE", PAGE)]
 
 
@@ -104,7 +106,7 @@ def slim(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove whole channels from a network, so that a smaller dense one results, and measure how much faster it is.
+    """Remove whole channels from a network, and measure how much faster the smaller dense network is.
 
     Example: prunus slim resnet-20 --weights resnet-20.pt --macs 0.5 --criterion taylor --out smaller.prunus
     """
@@ -131,7 +133,7 @@ def slim(
     network, is_trained = networks.load_network(model, weights, device, seed)
     networks.check_format(network, path)
     if not is_trained and hasattr(network, "built_in"):
-        log(f"{model} has the initial weights of seed {seed}; --weights FILE takes trained ones")
+        log(f"{model} has the initial weights of seed {seed}; pass trained weights with --weights FILE")
     if data is None and (scorer.needs_examples or refit):
         data = networks.default_data(model, network)
     loaded = (
@@ -219,7 +221,7 @@ def _show(report: Any, times: list[dict[str, float]], path: Path, page: Path) ->
     header, rows = report.table()
     # the names of the coupled layers come second, so that numbers are together
     rows = [(row[0], row[-1], *row[1:-1]) for row in rows]
-    echo_table((header[0], header[-1], *header[1:-1]), rows, words=2, footer=1)
+    echo_table((header[0], header[-1], *header[1:-1]), rows, text_columns=2, footer=1)
     for text in report.refused:
         echo(f"fixed  {text}")
     for measured in times:

@@ -11,16 +11,18 @@ if TYPE_CHECKING:
     from prunus.training import Evaluation
 
 FORWARD = (
-    "package.module:function, a function (model, batch) that returns the outputs; default: model(inputs)."
+    "package.module:function for a function (model, batch) that returns the outputs. By default, the model is called "
+    "with the inputs."
 )
 Forward = Annotated[str | None, optional("NAME", FORWARD)]
 LOSS = (
-    "squared_error, cross_entropy, or package.module:function, a function (outputs, batch) that returns the mean loss; "
-    "default: the loss that the outputs contain, else cross-entropy."
+    "squared_error, cross_entropy, or package.module:function for a function (outputs, batch) that returns the mean "
+    "loss. By default the loss that the outputs contain, or else cross-entropy."
 )
 Loss = Annotated[str | None, optional("NAME", LOSS)]
 METRIC = (
-    "package.module:function, a function (outputs, batch) that returns the mean of a metric, for other tasks."
+    "package.module:function for a function (outputs, batch) that returns the mean of a metric, for tasks other than "
+    "classification."
 )
 Metric = Annotated[str | None, optional("NAME", METRIC)]
 
@@ -106,7 +108,7 @@ def evaluation_json(result: "Evaluation | None", prefix: str = "") -> dict[str, 
     }
 
 
-def evaluation_words(result: "Evaluation") -> str:
+def evaluation_text(result: "Evaluation") -> str:
     """The metric, else the error, else the loss of an evaluation."""
     from prunus.report import formatting
 

@@ -1,4 +1,4 @@
-"""The smallest file that loses at most so many points of accuracy: a search over densities and bits.
+"""Search densities and bits for the smallest file that loses at most a given number of points of accuracy.
 
 The lowest density that fits is found by bisection, first with 4 bits, then with fewer and more bits near that
 density. This takes about nine compressions: the accuracy is taken to fall with the density and with the bits.
@@ -19,7 +19,7 @@ BITS = (4, 3, 5, 8)
 """The bits that are tried: the first at all densities, 3 and 5 near the lowest density that fits, and 8 only where none
 fits with fewer."""
 NUM_NEIGHBORS = 3
-"""Densities beside the lowest one of the first bits that are considered with other bits."""
+"""How many densities next to the lowest one that fits with the first bits are tried with other bits."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def check_max_accuracy_drop(points: float) -> None:
     """Raise SpecError unless `points` is a number of percentage points, 0 to 100."""
     if isinstance(points, bool) or not isinstance(points, int | float) or not 0 <= points <= 100:
         raise SpecError(
-            f"Expected a largest accuracy drop of 0 to 100 percentage points, got {points!r}; use a value such as 1.0."
+            f"Expected max_accuracy_drop to be 0 to 100 percentage points, got {points!r}; use a value such as 1.0."
         )
 
 

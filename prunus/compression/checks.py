@@ -121,13 +121,13 @@ def check_options(
     check_max_accuracy_drop(max_accuracy_drop)
     if "density" in changed:
         raise SpecError(
-            f"Expected a largest accuracy drop or a density, got {max_accuracy_drop} points and {settings['density']}; "
-            "leave one of them out."
+            f"Expected either max_accuracy_drop or a density, got {max_accuracy_drop} points and "
+            f"{settings['density']}; leave one of them out."
         )
     if parse_scope(recipe.scope) not in (Layer(), Global()):
         raise SpecError(
-            "Expected the scope layer or global with a largest accuracy drop, for which densities of layers are "
-            f"chosen, got {parse_scope(recipe.scope).name!r}; give a density instead."
+            "Expected the scope layer or global with max_accuracy_drop, which chooses a density for each layer, "
+            f"got {parse_scope(recipe.scope).name!r}; give a density instead."
         )
 
 

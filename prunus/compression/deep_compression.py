@@ -96,10 +96,10 @@ def compress(
         preset: A recipe, or its key in `COMPRESSION_RECIPES`; None: "default", and "without-training" if nothing is
             trained.
         train: Whether to retrain pruned weights and train centroids. False: the given weights are pruned and quantized.
-        train_first: Train the model by the recipe first; otherwise it is given trained.
+        train_first: Whether to train the model by the recipe first; otherwise its weights must be trained already.
         recalibrate: Whether to estimate the statistics of BatchNorm layers again after pruning and after quantizing.
         max_accuracy_drop: Find the density, and the bits unless they are a setting, of the smallest file that loses at
-            most so many percentage points of validation accuracy, or units of `metric`, in about nine compressions.
+            most this many percentage points of validation accuracy, or units of `metric`, in about nine trials.
         fit: A function (model, masks) that trains the model in place of the recipes of the preset, after each round of
             pruning and once for the centroids; it calls `masks.attach(optimizer)`.
         forward: (model, (inputs, labels)) -> outputs, as for `train` and `evaluate`.
@@ -111,7 +111,7 @@ def compress(
         checkpoints: Directory of checkpoints, from which an interrupted call resumes bit-identically.
         report: Called after each epoch.
         progress: Called after every batch of a training, as by `train`; with a total of 0 before the other steps.
-        backend: What retrains pruned networks, as for `prunus.train`; "sparse" holds for retraining alone.
+        backend: What retrains pruned networks, as for `prunus.train`; "sparse" applies to retraining only.
         settings: Settings of the recipe to change, such as density=0.3, bits=4 or criterion="obs"; see
             `change_recipe`.
 
@@ -121,13 +121,13 @@ def compress(
     Raises:
         NoPrunableWeightsError, TiedWeightsError, ModelError: The model cannot be compressed.
         NonFiniteError: A tensor of the model holds NaN or infinity.
-        DensityError: The scope cannot give the densities of the recipe.
+        DensityError: The scope cannot reach the densities of the recipe.
         QuantizationError: The bits of the recipe are out of range or missing, or a name is not to be quantized.
         UnknownNameError, SpecError: A name is unknown, a number is out of range, or an option has no effect.
         ContainerError: The model holds a tensor that no file may hold, or the file does not load back bit for bit.
         OutputError: The file cannot be written.
         TrainingError: Training diverged, a checkpoint is of another run, or `fit` changed a pruned weight.
-        AccuracyError: Nothing that was tried loses at most `max_accuracy_drop` points.
+        AccuracyError: No settings that were tried lose at most `max_accuracy_drop` points.
 
     All errors but those of training, of writing and of accuracy are raised before any work.
     """
@@ -167,8 +167,8 @@ def compress(
     dense = run.measure("dense", stored_bytes(copy.state_dict()))
     if max_accuracy_drop is not None and metric is None and math.isnan(dense.validation.accuracy):
         raise SpecError(
-            "Expected a metric with a largest accuracy drop where labels are no classes, got none; pass "
-            "metric=lambda outputs, batch: ..., of which higher is better."
+            "Expected a metric with max_accuracy_drop, as the labels are not classes, got none; pass "
+            "metric=lambda outputs, batch: ..., for which higher is better."
         )
     layers = None if train and max_accuracy_drop is None else run.calibrate()
     run = replace(run, layers=None if train else layers)

@@ -32,7 +32,7 @@ def planned_densities(recipe: CompressionRecipe, weights: Params) -> list[Densit
         The density of each round, one number or one per name; the last is that of the recipe.
 
     Raises:
-        DensityError: The scope cannot give one of the densities, or the last one keeps no weight of a tensor.
+        DensityError: The scope cannot reach one of the densities, or the last one keeps no weight of a tensor.
         UnknownNameError: The scope or the schedule is unknown.
     """
     scope, shapes = parse_scope(recipe.scope), shapes_of(weights)

@@ -21,7 +21,7 @@ class CompressionRecipe:
     """Everything that `compress` needs besides model, data and seed."""
 
     dense: Recipe
-    """Training of the dense network, unless it is given trained."""
+    """Training of the dense network, unless trained weights are given."""
     density: Density
     """Fraction of weights to keep in the end: one, or one per parameter name."""
     schedule: str
@@ -235,7 +235,7 @@ def change_recipe(
     names = {field.name for field in fields(compression)}
     if unknown := settings.keys() - names - {*TRAINING_SETTINGS}:
         raise SpecError(
-            f"Expected settings of a compression recipe ({', '.join(sorted(names))}) or of its trainings "
+            f"Expected settings of a compression recipe ({', '.join(sorted(names))}) or of its training stages "
             f"({', '.join(TRAINING_SETTINGS)}), got {sorted(unknown)}; correct the name."
         )
     changed = compression.replace(**{name: settings.pop(name) for name in names & settings.keys()})

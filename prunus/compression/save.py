@@ -47,8 +47,8 @@ def save(
         path: The file to write.
         encoding: How positions and values become bytes; by default that of the recipe.
         metadata: A JSON object to store in the header, without the keys `edits` and `negative_zeros_cleared`.
-        generated, factors: Weights to store as a seed and a mask; see `pack`. A supermask takes little more bytes
-            than its mask.
+        generated, factors: Weights to store as a seed and a mask; see `pack`. A supermask takes few more bytes than
+            its mask.
 
     Returns:
         The size of the file in bytes.

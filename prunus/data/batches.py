@@ -45,7 +45,7 @@ def part_sizes(batch_size: int, micro_batch_size: int | None = None, processes: 
 
     Args:
         batch_size: The number of examples of the batch.
-        micro_batch_size: The most examples that a process computes at once; None: all of its share.
+        micro_batch_size: The most examples that a process computes at once; None: all of its examples.
         processes: The number of processes that share the batch.
 
     Returns:
@@ -55,9 +55,9 @@ def part_sizes(batch_size: int, micro_batch_size: int | None = None, processes: 
     [2, 3, 10]
     """
     sizes = set()
-    for share in (batch_size // processes, -(-batch_size // processes)):
-        size = min(micro_batch_size or share, share)
-        sizes |= {size, share % size or size} if share else {0}
+    for num_examples in (batch_size // processes, -(-batch_size // processes)):
+        size = min(micro_batch_size or num_examples, num_examples)
+        sizes |= {size, num_examples % size or size} if num_examples else {0}
     return sizes
 
 

@@ -184,7 +184,7 @@ def _download_archive(root: Path, url: str, md5: str) -> None:
 
 
 def extract(archive: Path, folder: Path, members: dict[str, int] = MEMBERS) -> None:
-    """Extract known files from an archive into a new folder, and write their checksums beside them.
+    """Extract known files from an archive into a new folder, and write their checksums into it.
 
     Everything else in the archive is ignored: other names, links, devices.
 

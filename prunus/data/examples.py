@@ -83,17 +83,19 @@ class Examples:
         """The labels, where there are some."""
         return labels_of(self.batch)
 
-    def take(self, which: slice | Tensor) -> "Examples":
+    def take(self, selection: slice | Tensor) -> "Examples":
         """Some of the examples.
 
         Args:
-            which: A slice, indices, or a mask.
+            selection: A slice, indices, or a mask.
 
         Returns:
             Examples of the same form.
         """
         return Examples(
-            map_tensors(lambda t: t[which if isinstance(which, slice) else which.to(t.device)], self.batch)
+            map_tensors(
+                lambda t: t[selection if isinstance(selection, slice) else selection.to(t.device)], self.batch
+            )
         )
 
     def batches(self, batch_size: int) -> list[Batch]:
@@ -119,7 +121,8 @@ def as_examples(data: Calibration, num_examples: int = DEFAULT_NUM_EXAMPLES) -> 
     Args:
         data: All examples at once (a Dataset, of which the training split is used, a Split, a tensor, a tuple or a
             dict), or any other iterable of batches, such as a DataLoader.
-        num_examples: How many examples are read from an iterable or from files, at most; others are used whole.
+        num_examples: How many examples are read from an iterable or from files, at most; other data are used
+            completely.
 
     Returns:
         The examples.
@@ -229,7 +232,7 @@ def map_tensors(function: Callable[[Tensor], Any], batch: Batch) -> Batch:
 
     Args:
         function: Returns a tensor, or anything.
-        batch: Nested tuples, lists and mappings; values that are no tensors stay as they are.
+        batch: Nested tuples, lists and mappings; values that are not tensors stay as they are.
 
     Returns:
         The new batch.

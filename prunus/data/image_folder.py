@@ -74,17 +74,17 @@ class ImageFiles(Split):
 
     def take(self, n: int) -> "ImageFiles":
         """The first `n` images; none is read."""
-        return self._like(self.paths[:n], self.labels[:n])
+        return self._with_settings(self.paths[:n], self.labels[:n])
 
     def select(self, indices: Tensor) -> "ImageFiles":
         """The images of these indices [n], in their order; none is read."""
-        return self._like(
+        return self._with_settings(
             [self.paths[i] for i in indices.tolist()], self.labels[indices.to(self.labels.device)]
         )
 
     def to(self, device: str) -> "ImageFiles":
         """The same images with inputs and labels on another device."""
-        return self._like(self.paths, self.labels.to(device))
+        return self._with_settings(self.paths, self.labels.to(device))
 
     def description(self) -> str:
         """What the inputs depend on: the names and sizes in bytes of the files, and the settings."""
@@ -148,7 +148,7 @@ class ImageFiles(Split):
         inputs = normalize(pixels.to(device, non_blocking=True), 255, MEAN, STD)
         return inputs, self.labels[indices.to(device)]
 
-    def _like(self, paths: Sequence[Path], labels: Tensor) -> "ImageFiles":
+    def _with_settings(self, paths: Sequence[Path], labels: Tensor) -> "ImageFiles":
         return ImageFiles(paths, labels, size=self.size, is_augmented=self.is_augmented)
 
 
@@ -171,7 +171,7 @@ def load_image_folder(folder: str | Path, *, seed: int = 0, size: int = SIZE) ->
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise DataError(
-            f"Expected the folder of a data set, got {root}, which is no folder; correct the path."
+            f"Expected the folder of a data set, got {root}, which is not a folder; correct the path."
         )
     _import_pillow()
     classes = tuple(sorted(path.name for path in _folders(root / "train")))
@@ -180,8 +180,9 @@ def load_image_folder(folder: str | Path, *, seed: int = 0, size: int = SIZE) ->
     if (root / "test").is_dir() and any(path.is_dir() for path in (root / "test").iterdir()):
         test = _split(root / "test", classes, seed, size)
     else:
-        kept, held_out = split_indices(len(train), min(MAX_VALIDATION_IMAGES, max(1, len(train) // 10)), seed)
-        validation, train = train.select(held_out), train.select(kept)
+        num_held_out = min(MAX_VALIDATION_IMAGES, max(1, len(train) // 10))
+        train_indices, validation_indices = split_indices(len(train), num_held_out, seed)
+        validation, train = train.select(validation_indices), train.select(train_indices)
     augmented = ImageFiles(train.paths, train.labels, size=size, is_augmented=True)
     provenance = f"{root.name}, a folder of images"
     return Dataset(root.name, augmented, validation, test, classes, provenance)
@@ -211,7 +212,7 @@ def read_image(path: Path, size: int, crop: Sequence[float] | None = None) -> Te
             ]
             full_size = image.size
             image.draft("RGB", tuple(math.ceil(scale) for scale in scales))
-            factors = [now / full for now, full in zip(image.size, full_size, strict=True)] * 2
+            factors = [decoded / full for decoded, full in zip(image.size, full_size, strict=True)] * 2
             scaled = tuple(edge * factor for edge, factor in zip(box, factors, strict=True))
             colored = _with_8_bits(image).convert("RGB")
             resized = colored.resize((size, size), Image.Resampling.BILINEAR, box=scaled)

@@ -115,7 +115,7 @@ def check_split(
 
 
 def count_classes(data: Dataset) -> int:
-    """The number of classes, at least: of class names, else of the labels that occur; 0 where labels are no indices."""
+    """The least number of classes: of class names, else of the labels that occur; 0 if labels are not indices."""
     labels = [split.labels for split in (data.train, data.validation) if split.labels.dtype == torch.int64]
     return len(data.class_names) or max((int(tensor.max()) + 1 for tensor in labels), default=0)
 

@@ -15,7 +15,7 @@ from prunus.errors import StoreError
 from prunus.experiments import EXPERIMENTS
 from prunus.experiments.claims import Claim, Decision, decide_claims, measured_text
 from prunus.experiments.experiment import Experiment
-from prunus.experiments.provenance import collect_texts, run_settings
+from prunus.experiments.provenance import collect_texts, run_settings, setting_name, setting_text
 from prunus.experiments.rows import finished_subset, rows_of
 from prunus.experiments.statements import STATEMENTS, Statement
 from prunus.report.statistics import Verdict, check_interval_library, format_number
@@ -235,14 +235,9 @@ def default_size(experiment: Experiment) -> str:
     specs = [spec for _, spec in experiment.labeled_runs("default", [0], {})]
     texts = collect_texts(run_settings(all_settings(spec)) for spec in specs)
     sizes = [
-        f"{_setting_name(key)} {text.replace('–', 'all' if key == 'examples' else 'none').replace('; ', ' or ')}"
+        f"{setting_name(key)} {setting_text(key, text)}"
         for key, text in texts.items()
         if key.rpartition(".")[2] in SIZE_SETTINGS
     ]
     networks = ", ".join(experiment.networks)
     return "; ".join([networks, *sizes, f"n = {experiment.num_replicates('default')}"])
-
-
-def _setting_name(key: str) -> str:
-    name = "training examples" if key == "examples" else key.removeprefix("compression.")
-    return name.replace("_", " ").replace(".", " ")

@@ -58,7 +58,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Published:
-    """A published value, shown beside the measured one of the rows that it belongs to."""
+    """A published value, shown next to the measured one of the rows that it belongs to."""
 
     where: Mapping[str, Any]
     """Key and value of the rows."""
@@ -128,11 +128,11 @@ def decide_claims(claims: Sequence[Claim], rows: Sequence[Row]) -> list[Decision
 
 
 def measured_text(decision: Decision) -> str:
-    """Format what was measured, with its interval: a difference with its sign, or a value beside the number."""
+    """Format what was measured, with its interval: a signed difference, or a value and a number to compare with."""
     if decision.measured is None:
         return "–"
     is_difference = decision.against is None
-    unit = f" {METRICS[decision.metric].unit}" if is_difference and decision.metric in METRICS else ""
+    unit = f" {_unit(decision.metric, is_difference)}".rstrip()
     low, high = decision.interval or (0.0, 0.0)
     if low < high:
         center, low_text, high_text = format_interval(decision.measured, low, high)
@@ -141,7 +141,14 @@ def measured_text(decision: Decision) -> str:
         text = f"{format_number(decision.measured)}{unit}"
     if is_difference:
         return f"{'+' * (decision.measured > 0)}{text}"
-    return f"{text}, compared with {decision.against:g}"
+    return f"{text}, compared with {decision.against:.4g}{unit}"
+
+
+def _unit(metric: str, is_difference: bool) -> str:
+    """The unit of the value of a metric, or of its difference between two curves; empty where it has none."""
+    if is_difference and metric in METRICS:
+        return METRICS[metric].unit
+    return ("pp" if is_difference else "%") if metric.endswith(" %") else ""
 
 
 def _decide(

@@ -1,4 +1,4 @@
-"""Pruning beside other ways to make a network small: error against bytes of the file.
+"""Pruning compared with other ways to make a network small: error against bytes of the file.
 
 Low rank keeps the largest singular values of each linear layer. Distillation trains a smaller network on the outputs of
 the dense one (Hinton, Vinyals & Dean 2015). Every network is retrained, and its file is that of `prunus.save`.
@@ -41,14 +41,12 @@ LOSS_ALLOWED = 0.25
 """Percentage points of test error by which the smallest file without loss may be worse than the dense network."""
 
 
-@dataclass(frozen=True)
-class Family:
-    """The settings of one family and its combinations."""
+@dataclass(frozen=True, kw_only=True)
+class Family(TrainedNetwork):
+    """The settings of one family and its combinations; retraining has a tenth of the learning rate."""
 
     kind: ClassVar[str] = "compression-family"
 
-    recipe: Recipe
-    """Of the dense network and of the smaller ones; retraining has a tenth of its learning rate."""
     retrain_epochs: int
     finetune: Recipe
     """Of centroids."""
@@ -61,22 +59,14 @@ class Family:
     combined_bits: int = 4
     """Of the combinations."""
     curve: str = ""
-    model: str = "lenet-300-100"
-    data: str = "mnist"
-    examples: int | None = None
-
-    @property
-    def dense(self) -> TrainedNetwork:
-        """The network to compress."""
-        return TrainedNetwork(self.recipe, self.model, self.data, self.examples)
 
 
 def _template(model: str, size: str) -> FunctionRun:
     network = CompressedNetwork.of_size(model, size)
     retrain, finetune = {"smoke": (1, 1), "default": (3, 1), "full": (15, 5)}[size]
     settings = Family(
-        network.dense.recipe, retrain, network.compression.finetune.replace(epochs=finetune),
-        model=network.model, data=network.data, examples=network.examples,
+        network.dense.recipe, network.model, network.data, network.examples, retrain_epochs=retrain,
+        finetune=network.compression.finetune.replace(epochs=finetune),
     )  # fmt: skip
     return FunctionRun.of(size_and_error, settings)
 

@@ -73,7 +73,7 @@ class FunctionRun:
         return self.function, 1.0
 
     def code_references(self) -> tuple[str, ...]:
-        """Return the functions of the user: an own function, or an own model."""
+        """Return the functions of the user: the function of this run, or a model."""
         references = (self.function, getattr(self.settings, "model", ""))
         return tuple(name for name in references if ":" in name and not name.startswith("prunus."))
 
@@ -108,8 +108,7 @@ def run_function(
         directory.save_tensors("tensors", output.tensors)
     if output.masks is not None:
         directory.save_masks("masks", output.masks)
-    for row in output.rows[len(directory.rows()) :]:
-        directory.append_row(row)
+    directory.append_rows(output.rows[len(directory.rows()) :])
     return {"rows": len(output.rows)}
 
 

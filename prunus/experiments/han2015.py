@@ -313,5 +313,6 @@ tables = Experiment(
     described=(),
     points=("layer",),
     replicates=(1, 3, 5),
-    note="FLOP kept % = weights kept % x fraction of nonzero inputs; the test error (%) is the pruned network's.",
+    note="act %: nonzero activations of the layer. FLOP kept % = weights kept % x fraction of nonzero inputs. The test "
+    "error, in percent, is that of the pruned network.",
 )  # fmt: skip

@@ -232,7 +232,7 @@ class Sweep(CompressedNetwork):
             data: To fine-tune the centroids on.
             bits: Of a code.
             epochs: Of the fine-tuning.
-            seed: Of k-means and of the fine-tuning.
+            seed: Seed of k-means and of the fine-tuning.
 
         Returns:
             The copy; weights that `masks` do not keep are zero.

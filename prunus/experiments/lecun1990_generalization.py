@@ -1,6 +1,6 @@
 """Generalization of pruned networks: LeCun, Denker, Solla 1990 and Hassibi & Stork 1993, on small training sets.
 
-Beside every pruned network, a copy of the dense network is trained for as many steps, so that what pruning does is not
+For every pruned network, a copy of the dense network is trained for as many steps, so that what pruning does is not
 confused with what the additional training does.
 """
 

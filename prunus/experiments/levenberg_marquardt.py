@@ -1,6 +1,6 @@
 """Training small networks to a minimum: the whole set at every step, many starts at once, in float64.
 
-    (A + (λ + μ) I) δ = -g          A = (1/N) Σ X Xᵀ, g the slope of E + λ/2 |w|², μ falls with success
+    (A + (λ + μ) I) δ = -g          A = (1/N) Σ X Xᵀ, g the gradient of E + λ/2 |w|², μ falls with success
 
 Source: Levenberg 1944, Marquardt 1963. Where second-order pruning takes the network to be at a minimum, it should
 be; gradient descent gets there only after thousands of steps.
@@ -31,7 +31,7 @@ def minimize(
         weights: Where to start, tensors in the shapes of `objective.weights`, by name; not modified.
         masks: True where a weight is free, by name; None: all weights are free.
         decay: Weight decay, at least 0.
-        steps: The largest number of steps; the training ends earlier where no slope exceeds 1e-9.
+        steps: The largest number of steps; the training ends earlier where no entry of the gradient exceeds 1e-9.
 
     Returns:
         The weights by name, in the shapes of `weights`.
@@ -54,7 +54,7 @@ def minimize_batch(
         starts: The weights to start from, [R, P]; not modified.
         left: True where a weight is free, bool [R, P]; the others are zero. None: all weights are free.
         decay: Weight decay, at least 0.
-        steps: The largest number of steps; the training ends earlier where no slope exceeds 1e-9.
+        steps: The largest number of steps; the training ends earlier where no entry of the gradient exceeds 1e-9.
 
     Returns:
         The weights at the minima, [R, P], and the errors E there, [R].
@@ -63,12 +63,12 @@ def minimize_batch(
     w, trust = starts * free, torch.full((len(starts),), 1e-3, dtype=starts.dtype)
     value = _value(objective, w, decay)
     for _ in range(steps):
-        slope, curve = _derivatives(objective, w, free, decay)
-        if not (slope.abs().amax(1) > 1e-9).any():
+        gradient, curve = _derivatives(objective, w, free, decay)
+        if not (gradient.abs().amax(1) > 1e-9).any():
             break
-        # Held weights get a curvature of one and no slope, so that they stay where they are.
+        # Held weights get a curvature of one and no gradient, so that they stay where they are.
         curve.diagonal(dim1=1, dim2=2).add_(decay + trust[:, None] + (1 - free))
-        trial = w - torch.linalg.solve(curve, slope)
+        trial = w - torch.linalg.solve(curve, gradient)
         trial_value = _value(objective, trial, decay)
         better = trial_value < value
         w = torch.where(better[:, None], trial, w)
@@ -78,7 +78,7 @@ def minimize_batch(
 
 
 def outputs(objective: Objective, w: Tensor) -> Tensor:
-    """The answers to the objective's inputs with each row of `w`, [R, N, C].
+    """The outputs for the objective's inputs with each row of `w`, [R, N, C].
 
     Args:
         objective: A network and its inputs, N examples.
@@ -87,33 +87,33 @@ def outputs(objective: Objective, w: Tensor) -> Tensor:
     Returns:
         The outputs, [R, N, C].
     """
-    answers: Tensor = vmap(
+    predicted: Tensor = vmap(
         lambda row: objective.outputs(unflatten_weights(row, objective.weights), objective.inputs)
     )(w)
-    return answers
+    return predicted
 
 
 def _value(objective: Objective, w: Tensor, decay: float) -> Tensor:
-    answers, targets = _together(outputs(objective, w), objective.targets)
-    errors = objective.differentiable_loss.value(answers, targets).reshape(len(w), -1).mean(1)
+    predicted, targets = _flatten_rows(outputs(objective, w), objective.targets)
+    errors = objective.differentiable_loss.value(predicted, targets).reshape(len(w), -1).mean(1)
     return errors + decay / 2 * w.square().sum(1)
 
 
 def _derivatives(objective: Objective, w: Tensor, free: Tensor, decay: float) -> tuple[Tensor, Tensor]:
-    """The slope [R, P] of the error with its decay, and A [R, P, P]."""
+    """The gradient [R, P] of the error with its decay, and A [R, P, P]."""
     jacobian = vmap(
         jacrev(lambda row: objective.outputs(unflatten_weights(row, objective.weights), objective.inputs))
     )(w)
     jacobian = jacobian * free[:, None, None]
-    answers, targets = _together(outputs(objective, w), objective.targets)
+    predicted, targets = _flatten_rows(outputs(objective, w), objective.targets)
     n, rows = len(objective.inputs), (len(w), len(objective.inputs))
     loss = objective.differentiable_loss
-    roots, slopes = loss.hessian_root(answers, targets), loss.gradient(answers, targets)
+    roots, output_gradients = loss.hessian_root(predicted, targets), loss.gradient(predicted, targets)
     x = torch.einsum("rncp,rncd->rndp", jacobian, roots.reshape(*rows, *roots.shape[1:])).flatten(1, 2)
-    slope = torch.einsum("rncp,rnc->rp", jacobian, slopes.reshape(*rows, -1)) / n + decay * w
-    return slope, x.mT @ x / n
+    gradient = torch.einsum("rncp,rnc->rp", jacobian, output_gradients.reshape(*rows, -1)) / n + decay * w
+    return gradient, x.mT @ x / n
 
 
-def _together(answers: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Answers [R, N, C] and targets [N, ...] as one batch of R · N."""
-    return answers.flatten(0, 1), targets.repeat(len(answers), *[1] * (targets.dim() - 1))
+def _flatten_rows(predicted: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs [R, N, C] and targets [N, ...] as one batch of R · N."""
+    return predicted.flatten(0, 1), targets.repeat(len(predicted), *[1] * (targets.dim() - 1))

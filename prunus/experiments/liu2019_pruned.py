@@ -1,7 +1,7 @@
 """Networks from which channels are removed, fine-tuned, rewound or trained from scratch, for Liu et al. 2019."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar
 
@@ -51,6 +51,8 @@ class PrunedNetwork(TrainedNetwork):
     """Strength of the penalty in the training of the large network, where the method has one."""
     calibration_examples: int = 256
     """Training images for the methods that measure the inputs of layers."""
+    removal_rounds: int = 1
+    """Rounds in which channels are removed; between two rounds, what remains is trained from its first weights."""
 
     @property
     def large(self) -> TrainedNetwork:
@@ -66,18 +68,27 @@ class PrunedNetwork(TrainedNetwork):
 
         Raises:
             UnknownNameError: METHODS has no such method.
-            SpecError: The arm is none of the four, or the fraction of multiply-accumulates is not in (0, 1].
+            SpecError: The arm is none of the four, the fraction of multiply-accumulates is not in (0, 1], or there are
+                several rounds of a method that only the training of the large network can follow.
         """
         if self.arm not in (FINE_TUNED, SCRATCH_E, SCRATCH_B, TICKET):
             arms = f"{FINE_TUNED}, {SCRATCH_E}, {SCRATCH_B} or {TICKET}"
             raise SpecError(f"Expected {arms} as arm, got {self.arm!r}.")
         if not 0 < self.macs <= 1:
             raise SpecError(f"Expected macs above 0 and at most 1, a fraction to keep, got {self.macs}.")
+        if self.removal_rounds != 1 and lookup("method", METHODS, self.method).penalized:
+            raise SpecError(
+                f"Expected removal_rounds=1 for the method {self.method}, whose penalty is part of the training of the "
+                f"large network only, got {self.removal_rounds}."
+            )
         return FunctionRun.of(train_pruned_network, self, inputs=(self.large.run(),))
 
 
 def train_pruned_network(settings: PrunedNetwork, replicate: int, large: RunDirectory) -> list[Row]:
     """Remove a structure from a trained network, and train the small network from the weights of the arm.
+
+    Between two rounds of removal, the network is rewound to its first weights and trained, whatever the arm, so that
+    all arms have the same structure.
 
     Args:
         settings: The networks, the method and the arm.
@@ -94,8 +105,13 @@ def train_pruned_network(settings: PrunedNetwork, replicate: int, large: RunDire
     """
     data, trained, row = settings.dataset(), settings.load(large), large.rows()[0]
     sizes = _sizes(trained, data)
-    remove = removal_of(settings, trained, data, row.get("factors", {}), replicate)
-    small = starting_network(settings, trained, remove, replicate)
+    removals: list[Removal] = []
+    for _ in range(settings.removal_rounds):
+        if removals:
+            trained = starting_network(replace(settings, arm=TICKET), trained, removals, replicate)
+            train(trained, data, settings.recipe, seed=derive_seed(replicate, "small"), backend="dense")
+        removals.append(removal_of(settings, trained, data, row.get("factors", {}), replicate))
+    small = starting_network(settings, trained, removals, replicate)
     remaining = [after / before for after, before in zip(_sizes(small, data), sizes, strict=True)]
     recipe = recipe_of(settings, remaining[0])
     train(small, data, recipe, seed=derive_seed(replicate, "small"), backend="dense")
@@ -108,11 +124,12 @@ def train_pruned_network(settings: PrunedNetwork, replicate: int, large: RunDire
 def removal_of(
     settings: PrunedNetwork, trained: nn.Module, data: Dataset, factors: Mapping[str, float], replicate: int
 ) -> Removal:
-    """Choose the structure that the method of the settings removes.
+    """Choose the structure that the method of the settings removes in one round.
 
     Args:
-        settings: The method and the fraction of multiply-accumulates.
-        trained: The large network after its training; not changed.
+        settings: The method, the fraction of multiply-accumulates and the number of rounds, in each of which the same
+            fraction of what remains is kept.
+        trained: The network after its training; not changed.
         data: The data set, of whose training split the calibration examples are taken.
         factors: The factors of residual blocks, for the method that removes blocks.
         replicate: Number of the replicate, the seed of ties.
@@ -129,8 +146,8 @@ def removal_of(
         return partial(_without_blocks, images, _smallest_blocks(settings, trained, images, factors))
     examples = data.train.take(settings.calibration_examples) if method.is_calibrated else None
     plan = slim(
-        trained, images, macs=settings.macs, criterion=method.criterion, scope=method.scope,
-        calibration=examples, seed=replicate, verify=False, refit=method.refits,
+        trained, images, macs=settings.macs ** (1 / settings.removal_rounds), criterion=method.criterion,
+        scope=method.scope, calibration=examples, seed=replicate, verify=False, refit=method.refits,
     )  # fmt: skip
 
     def remove(network: nn.Module) -> nn.Module:
@@ -161,23 +178,26 @@ def _smallest_blocks(
 
 
 def starting_network(
-    settings: PrunedNetwork, trained: nn.Module, remove: Removal, replicate: int
+    settings: PrunedNetwork, trained: nn.Module, removals: Sequence[Removal], replicate: int
 ) -> nn.Module:
     """Return the small network with the weights that its training starts from.
 
     Args:
         settings: The arm: FINE_TUNED keeps trained weights, TICKET the weights that these were trained from, and the
             others draw all weights for the small network.
-        trained: The large network after its training; the arm TICKET does not change it.
-        remove: Removes the structure.
+        trained: The network from which the last round removes channels, trained; the arm TICKET does not change it.
+        removals: Remove the structure of each round so far.
         replicate: Number of the replicate.
 
     Returns:
         The small network.
     """
     if settings.arm == TICKET:
-        return remove(settings.network(derive_seed(replicate, "model")))
-    small = remove(trained)
+        small = settings.network(derive_seed(replicate, "model"))
+        for remove in removals:
+            small = remove(small)
+        return small
+    small = removals[-1](trained)
     if settings.arm != FINE_TUNED:
         with torch.no_grad():
             kaiming_normal(small, derive_seed(replicate, "scratch"))

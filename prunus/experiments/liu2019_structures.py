@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 from prunus.experiments import liu2019_networks as networks
 from prunus.experiments.claims import Claim, Published
@@ -20,10 +21,13 @@ from prunus.experiments.liu2019_pruned import (
     train_pruned_network,
 )
 from prunus.registry import lookup
+from prunus.runs.content import Row
 
 FINETUNE = replace(RECIPE, epochs=40, learning_rate=1e-3, lr_schedule="constant")
 KEPT_MACS = (50.0, 25.0)
-"""Percent of the multiply-accumulates that `filters` keeps; the first one alone in the smoke size."""
+"""Percent of the multiply-accumulates that `filters` keeps: those of rounds that each keep half."""
+ITERATIVE = "iterative "
+"""How the names of curves begin whose filters are removed in several rounds."""
 
 
 @dataclass(frozen=True)
@@ -130,26 +134,43 @@ def tickets_of_filters(template: FunctionRun, size: str) -> LabeledRuns:
 
     Args:
         template: The run of one network, with the settings of the size and those that the user changed.
-        size: "smoke", "default" or "full": the smoke size keeps one fraction of the multiply-accumulates.
+        size: "smoke", "default" or "full": the smoke size prunes once to one fraction of the multiply-accumulates.
 
     Returns:
         The large network and one run per fraction for each curve; the label has the percentage under the key
-        "kept MACs %".
+        "kept MACs %". Iterative curves have one more round at each fraction; the first one is that of pruning once.
     """
+    one_shot = dict.fromkeys(KEPT_MACS[:1] if size == "smoke" else KEPT_MACS, 1)
+    iterative = {percent: rounds for rounds, percent in enumerate(KEPT_MACS, start=1)}
     runs = []
-    for rate in LEARNING_RATES:
+    for rate, (schedule, rounds_to), (start, arm) in product(
+        LEARNING_RATES, (("", one_shot), (ITERATIVE, iterative)), ((TICKET, TICKET), (RANDOM, SCRATCH_E))
+    ):
         recipe = template.settings.recipe.replace(learning_rate=rate)
-        settings = replace(template.settings, recipe=recipe, method="l1", methods=())
-        for curve, arm in ((curve_name(TICKET, rate), TICKET), (curve_name(RANDOM, rate), SCRATCH_E)):
-            runs += [({"curve": curve, "kept MACs %": 100.0}, settings.large.run())]
-            runs += [
-                (
-                    {"curve": curve, "kept MACs %": percent},
-                    replace(settings, arm=arm, macs=percent / 100).run(),
-                )
-                for percent in (KEPT_MACS[:1] if size == "smoke" else KEPT_MACS)
-            ]
+        settings = replace(template.settings, recipe=recipe, method="l1", methods=(), arm=arm)
+        curve = curve_name(f"{schedule}{start}", rate)
+        runs += [({"curve": curve, "kept MACs %": 100.0}, settings.large.run())]
+        runs += [
+            (
+                {"curve": curve, "kept MACs %": percent},
+                replace(settings, macs=percent / 100, removal_rounds=rounds).run(),
+            )
+            for percent, rounds in rounds_to.items()
+        ]
     return runs
+
+
+def rows_of_schedule(rows: Sequence[Row], schedule: str) -> list[Row]:
+    """Select the rows of iterative curves, or those of pruning once.
+
+    Args:
+        rows: Rows with the key "curve".
+        schedule: ITERATIVE, or an empty text for pruning once.
+
+    Returns:
+        The rows of the curves.
+    """
+    return [row for row in rows if row["curve"].startswith(ITERATIVE) == bool(schedule)]
 
 
 _DIFFERENCES = (
@@ -207,12 +228,14 @@ filters = Experiment(
     question="Does the initialization of a winning ticket help where whole filters are removed?",
     template=structure_template,
     runs=tickets_of_filters,
-    figures=(
+    figures=tuple(
         FigureSpec(
-            "accuracy", "test accuracy", "test accuracy (%)",
-            "Filters removed: winning ticket and random initialization", x="kept MACs %",
+            suffix, "test accuracy", "test accuracy (%)",
+            f"Filters removed {how}: winning ticket and random initialization", x="kept MACs %",
             x_label="remaining multiply-accumulates (%)", invert_x=True,
-        ),
+            select=partial(rows_of_schedule, schedule=schedule),
+        )
+        for suffix, how, schedule in (("accuracy", "once", ""), ("iterative", "in rounds", ITERATIVE))
     ),
     claims=tuple(
         _claim(
@@ -224,7 +247,8 @@ filters = Experiment(
     ),
     differences=(
         *_DIFFERENCES,
-        "Structures are pruned once; the published values of this table are not known, so that they are orderings.",
+        "Claims are about structures that are pruned once; iterative ones keep half of the multiply-accumulates in "
+        "each of two rounds. The published values of this table are not known, so that they are orderings.",
     ),
     networks=("vgg", "resnet"),
     metrics=("test accuracy", "change", "MACs %", "parameters %"),

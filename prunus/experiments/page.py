@@ -16,9 +16,11 @@ from prunus.experiments.provenance import (
     format_label,
     invariant_summary,
     run_settings,
+    setting_name,
+    setting_text,
 )
 from prunus.experiments.rows import first_setting, num_runs, rows_of
-from prunus.experiments.table import table_cells, table_of
+from prunus.experiments.table import table_cells, table_of, title
 from prunus.report.formatting import pluralize
 from prunus.runs.directory import RunDirectory
 from prunus.runs.requests import Request
@@ -32,16 +34,8 @@ ABOUT_SIZE = {
 }
 UNSET = ("–", "none", "0")
 """Texts of settings that have no value."""
-SETTING_NAMES = {
-    "examples": "training examples",
-    "eval_every": "steps between evaluations",
-    "num_scoring_examples": "examples for gradient criteria",
-}
-"""Names of settings whose keys are not clear."""
 DESCRIBED_ELSEWHERE = ("levels", "checkpoint_steps", "rewind_step", "step", "replicate")
 """Settings that follow from others, or are described elsewhere."""
-SUPERMASK_PARTS = {"recipe.": "the scores' ", "mask.": "the mask's "}
-"""Groups of settings that only learned supermasks have."""
 
 
 def describe(experiment: Experiment, store: Store, requested: Request, finished: Request) -> dict[str, Any]:
@@ -87,6 +81,7 @@ def describe(experiment: Experiment, store: Store, requested: Request, finished:
             for decision in decide_claims(claims, selected)
         ],
         "published": [asdict(value) for value in experiment.published],
+        "published_rows": _published_rows(experiment),
         "differences": [*experiment.differences, *size_differences(experiment, finished, settings)],
         "command": command,
         "table": table,
@@ -113,6 +108,15 @@ def describe(experiment: Experiment, store: Store, requested: Request, finished:
             **environments(directories),
         },
     }
+
+
+def _published_rows(experiment: Experiment) -> list[tuple[str, str, str]]:
+    """The published values of each row of the table: the row, the values with their metrics, and the source."""
+    texts: dict[tuple[str, str], list[str]] = {}
+    for value in experiment.published:
+        row = ", ".join(map(str, value.where.values()))
+        texts.setdefault((row, value.source), []).append(f"{title(value.metric)} {value.value:g}")
+    return [(row, "; ".join(values), source) for (row, source), values in texts.items()]
 
 
 def _model_name(reference: str) -> str:
@@ -199,17 +203,7 @@ def _setting_differences(
     for key in (key for key in full_texts if key in texts and key not in DESCRIBED_ELSEWHERE):
         text, full_text = texts[key], full_texts[key]
         if text != full_text:
-            text, full_text = (
-                "all" if (key, of) == ("examples", UNSET[0]) else of for of in (text, full_text)
-            )
-            yield f"{_setting_name(key)} {text} instead of {full_text}"
-
-
-def _setting_name(key: str) -> str:
-    if key in SETTING_NAMES:
-        return SETTING_NAMES[key]
-    part = next((part for part in SUPERMASK_PARTS if key.startswith(part)), "")
-    return SUPERMASK_PARTS.get(part, "") + key.removeprefix(part).replace("_", " ")
+            yield f"{setting_name(key)} {setting_text(key, text)} instead of {setting_text(key, full_text)}"
 
 
 def _runs(request: Request, directories: Sequence[RunDirectory]) -> list[tuple[str, str]]:
@@ -228,7 +222,9 @@ def _about_comparisons(experiment: Experiment, described: Sequence[Difference]) 
         return ""
     file, pairs = f"{experiment.name}.comparisons.csv", sorted({each.comparison.n for each in described})
     if pairs == [1]:
-        return f"One replicate cannot show a difference. The measured differences are in {file}."
+        return (
+            f"One replicate cannot show a difference. `prunus run` writes the measured differences to {file}."
+        )
     n = f"{pairs[0]}" if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
     with_dense = any(difference.curve == experiment.against for difference in described)
     dense = f", and {experiment.against} with the dense network" if with_dense else ""
@@ -236,5 +232,5 @@ def _about_comparisons(experiment: Experiment, described: Sequence[Difference]) 
         f"Every curve is compared with {experiment.against} on the same replicates (n = {n}){dense}. A difference is "
         "significant where its 95 % interval, in brackets, excludes zero. These intervals are not corrected: without "
         f"any real difference, 1 in 20 would exclude zero by chance, and there are {len(described)} comparisons here. "
-        f"All of them are in {file}."
+        f"`prunus run` writes all of them to {file}."
     )

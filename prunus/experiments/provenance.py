@@ -1,5 +1,6 @@
 """How the runs of an experiment were made: invariant checks, settings, machines and versions, from their records."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +21,14 @@ PREFIXES = (
     "ticket.baseline.recipe.",
 )
 """Prefixes of settings that `--set` may leave out: `epochs` is `baseline.recipe.epochs` of a ticket."""
+SETTING_NAMES = {
+    "examples": "training examples",
+    "eval_every": "steps between evaluations",
+    "num_scoring_examples": "examples for gradient criteria",
+}
+"""Names of settings whose keys are not clear."""
+PARTS = {"recipe.": "the scores' ", "mask.": "the mask's ", "compression.": ""}
+"""What groups of settings are called: the first two are those of learned supermasks."""
 DEPENDENCIES = ("masks_from", "densities_from", "inputs")
 """Settings that are other runs, with settings of their own."""
 
@@ -28,6 +37,34 @@ def short_name(key: str) -> str:
     """Return a setting's name without a prefix that `--set` does not need."""
     prefixes = sorted(PREFIXES, key=len, reverse=True)
     return next(key.removeprefix(prefix) for prefix in prefixes if key.startswith(prefix))
+
+
+def setting_name(key: str) -> str:
+    """Return what a setting is called in a sentence.
+
+    >>> setting_name("eval_every"), setting_name("compression.final_retrain.epochs"), setting_name("recipe.epochs")
+    ('steps between evaluations', 'final retrain epochs', "the scores' epochs")
+    """
+    part = next((part for part in PARTS if key.startswith(part)), "")
+    name = SETTING_NAMES.get(key, key.removeprefix(part))
+    return f"{PARTS.get(part, '')}{name}".replace("_", " ").replace(".", " ")
+
+
+def setting_text(key: str, text: str) -> str:
+    """Return the values of a setting as they are called in a sentence, a function by its name alone.
+
+    Args:
+        key: The setting, by the name that `--set` takes.
+        text: Its values, as `collect_texts` returned them.
+
+    Returns:
+        The values, joined by "or".
+
+    >>> setting_text("examples", "–; 3000"), setting_text("model", "package.networks:narrow; resnet-20")
+    ('all or 3000', 'narrow or resnet-20')
+    """
+    text = text.replace("–", "all" if key == "examples" else "none").replace("; ", " or ")
+    return re.sub(r"[\w.]+:(?=\w)", "", text) if key.endswith("model") else text
 
 
 def format_label(label: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from prunus.files import after_writing, create_folder, write_atomic
 from prunus.report.figure_data import FigureData, to_csv
-from prunus.report.figures import files_of, save_numbers, save_pictures
+from prunus.report.figures import files_of, save_images, save_numbers
 from prunus.report.interactive_figure import chart, render_with_script
 from prunus.report.templating import load_template
 from prunus.runs.content import Row
@@ -67,7 +67,7 @@ def write_results(content: Mapping[str, Any], figures: Mapping[str, FigureData],
         files.append(comparisons)
     with after_writing(*(file for file in files if file.suffix in (".json", ".md", ".csv"))):
         for path, figure in paths.items():
-            save_pictures(path, figure)
+            save_images(path, figure)
     with after_writing(*files):
         charts = [
             chart(figure, tables.name, svg.read_text(encoding="utf-8"))

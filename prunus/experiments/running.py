@@ -51,7 +51,7 @@ def run_experiment(
     """Do the runs of an experiment that the store lacks, and draw its page.
 
     Args:
-        experiment: A value of EXPERIMENTS, or an own one.
+        experiment: A value of EXPERIMENTS, or an experiment of your own.
         size: "smoke", "default" or "full".
         out: Folder for the result files.
         store: Folder of the store; finished runs in it are not repeated.
@@ -109,7 +109,7 @@ def draw_experiment(
     """Draw the page of an experiment from the rows of the finished runs in a store.
 
     Args:
-        experiment: A value of EXPERIMENTS, or an own one.
+        experiment: A value of EXPERIMENTS, or an experiment of your own.
         store: The store; only rows, curves and records of its runs are read.
         out: Folder for the result files.
         size: "smoke", "default" or "full"; None for the largest size with a finished run.
@@ -144,12 +144,13 @@ def _draw(experiment: Experiment, store: Store, requested: Request, out: Path) -
 
 
 def _figures(figure: FigureSpec, rows: Sequence[Row], size: str, missing: str) -> dict[str, FigureData]:
-    """One figure for each network, by the suffix of its files; none where none of its runs is finished."""
+    """One figure for each network, by the suffix of its files; none where it selects no row or no run is finished."""
     figures = {}
     by_group = group_rows(({"group": "", **row} for row in rows), ("group",))
     for (group,), members in by_group.items():
-        plotted = [row for row in figure.select(members) if figure.y in row and figure.x in row]
-        if missing and not plotted:
+        selected = figure.select(members)
+        plotted = [row for row in selected if figure.y in row and figure.x in row]
+        if not plotted and (missing or not selected):
             continue
         # Learned masks end at densities of their own, so that their points are levels.
         point = figure.point or ("level" if figure.x == "density %" else figure.x)

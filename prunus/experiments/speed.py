@@ -17,39 +17,27 @@ from prunus.pruning.prune import prune
 from prunus.pruning.structured.slim import slim
 from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
-from prunus.training import Recipe, evaluate
+from prunus.training import evaluate
 from prunus.types import Split
 
 FILTERS, DENSE_KERNELS, SPARSE_KERNELS = "filters", "weights, dense kernels", "weights, sparse kernels"
 
 
 @dataclass(frozen=True)
-class Speed:
+class Speed(TrainedNetwork):
     """The settings of the measurement of one network."""
 
     kind: ClassVar[str] = "speed"
 
-    recipe: Recipe
-    """Of the dense network."""
     densities: tuple[float, ...] = (0.5, 0.25, 0.1, 0.05)
     """Fractions of the multiply-accumulates that remain."""
     repeats: int = 5
     """Evaluations of each network, of which the median counts."""
-    model: str = "lenet-300-100"
-    data: str = "mnist"
-    examples: int | None = None
-
-    @property
-    def dense(self) -> TrainedNetwork:
-        """The network before pruning."""
-        return TrainedNetwork(self.recipe, self.model, self.data, self.examples)
 
 
 def _template(model: str, size: str) -> FunctionRun:
     dense = CompressedNetwork.of_size(model, size).dense
-    return FunctionRun.of(
-        times_faster, Speed(dense.recipe, model=dense.model, data=dense.data, examples=dense.examples)
-    )
+    return FunctionRun.of(times_faster, Speed(dense.recipe, dense.model, dense.data, dense.examples))
 
 
 def three_ways_to_prune(template: FunctionRun, size: str) -> LabeledRuns:

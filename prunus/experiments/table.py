@@ -1,5 +1,6 @@
 """The table of an experiment: rows summarized over the replicates, as numbers and as text."""
 
+import math
 from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import Any
@@ -12,7 +13,7 @@ from prunus.runs.content import Row
 
 
 def table_of(experiment: Experiment, rows: Sequence[Row]) -> list[Row]:
-    """Summarize rows over the replicates: one row per curve and point, with published values beside the measured.
+    """Summarize rows over the replicates: one row per curve and point, with published values next to the measured ones.
 
     A density and its sparsity are rounded together, so that they add up to 100 as they are printed.
 
@@ -69,7 +70,8 @@ def table_cells(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
 
     Returns:
         The "header", whose first column is the curve, and the "rows", each with the name of its curve and its cells,
-        each a text and its standard deviation as text, which is empty where there is none.
+        each a text and its standard deviation as text, which is empty where there is none. The dense network, level 0,
+        is only in the first of the curves that share it; then "shares_dense" is True.
     """
     names = [key for key in ("group", "curve", "over", "from") if key in rows[0]]
     columns = [key for key in rows[0] if key not in names and not key.endswith(" ±")]
@@ -83,15 +85,29 @@ def table_cells(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
         ]
         for row in rows
     ]
-    curves = [", ".join(str(row[key]) for key in names) for row in rows]
-    titles = ["density (sparsity)" if by_density and key == "density %" else _title(key) for key in columns]
-    return {"header": ["curve", *titles], "rows": list(zip(curves, cells, strict=True))}
+    # Where each network is a curve of its own, its name is there twice.
+    curves = [", ".join(dict.fromkeys(str(row[key]) for key in names)) for row in rows]
+    titles = ["density (sparsity)" if by_density and key == "density %" else title(key) for key in columns]
+    shown: dict[Any, tuple[str, list[tuple[str, str]]]] = {}
+    for i, (row, curve, texts) in enumerate(zip(rows, curves, cells, strict=True)):
+        shown.setdefault((row.get("group"), *texts) if row.get("level") == 0 else i, (curve, texts))
+    return {"header": ["curve", *titles], "rows": [*shown.values()], "shares_dense": len(shown) < len(rows)}
 
 
-def _title(key: str) -> str:
-    """The title of a column: the name of the metric with its unit."""
+def title(key: str) -> str:
+    """Return the title of a column.
+
+    Args:
+        key: The key of a metric, also after "published ", or another column.
+
+    Returns:
+        The name of the metric with its unit.
+
+    >>> title("published stop_step"), title("bits")
+    ('published early-stopping iteration', 'bits')
+    """
     if key.startswith("published "):
-        return f"published {_title(key.removeprefix('published '))}"
+        return f"published {title(key.removeprefix('published '))}"
     return METRICS[key].column if key in METRICS else key
 
 
@@ -103,16 +119,22 @@ def cell(row: Row, column: str) -> tuple[str, str]:
         column: Key of the value; a key that the row lacks gives an empty text.
 
     Returns:
-        The value, a float with four significant digits, and its standard deviation with two.
+        The standard deviation with two significant digits, and the value with as many decimal places; a float without a
+        standard deviation has four significant digits.
+
+    >>> cell({"x": 97.5, "x ±": 0.0512}, "x"), cell({"x": 33512, "x ±": 238.1}, "x"), cell({"x": 3.14159}, "x")
+    (('97.500', '0.051'), ('33512', '240'), ('3.142', ''))
+    >>> cell({"x": 8.5e-11, "x ±": 4.7e-11}, "x"), cell({"x": 6.98999, "x ±": 4.6e-05}, "x")
+    (('8.5e-11', '4.7e-11'), ('6.99', '4.6e-05'))
     """
     value, spread = row.get(column, ""), row.get(f"{column} ±", 0.0)
-    return f"{value:.4g}" if isinstance(value, float) else str(value), _two_digits(spread) if spread else ""
-
-
-def _two_digits(spread: float) -> str:
-    """Format with two significant digits, without an exponent for large numbers.
-
-    >>> _two_digits(292.7), _two_digits(0.0512)
-    ('290', '0.051')
-    """
-    return f"{float(f'{spread:.2g}'):.0f}" if spread >= 10 else f"{spread:.2g}"
+    if not spread or isinstance(value, str):
+        digits = ".0f" if isinstance(value, float) and abs(value) >= 1e4 else ".4g"
+        return f"{value:{digits}}" if isinstance(value, float) else str(value), ""
+    if max(abs(value), spread) < 1e-3:
+        return f"{value:.2g}", f"{spread:.2g}"
+    if spread < abs(value) * 1e-4 or column.startswith("density %"):  # with its sparsity, it adds up to 100
+        return f"{value:.4g}", f"{spread:.2g}"
+    spread = float(f"{spread:.2g}")
+    places = max(0, 1 - math.floor(math.log10(spread)))
+    return f"{value:z.{places}f}", f"{spread:.{places}f}"

@@ -1,6 +1,6 @@
 """Zhou et al. 2019: supermasks, which are masks over weights that are not trained.
 
-Beside the paper's masks: edge-popup (Ramanujan et al. 2020) and the signed supermask (Koster et al. 2022).
+In addition to the paper's masks: edge-popup (Ramanujan et al. 2020) and the signed supermask (Koster et al. 2022).
 """
 
 from collections.abc import Callable, Sequence
@@ -194,7 +194,7 @@ def masks_of_criteria(template: LearnedSupermaskSpec, size: str) -> LabeledRuns:
 
 
 def best_levels(rows: Sequence[Row]) -> list[Row]:
-    """Keep one level per run, that of the highest accuracy on the validation split; the dense network is no level."""
+    """Keep the level of each run with the highest validation accuracy; the dense network does not count."""
     finished = [
         {
             MOST_LIKELY_METRICS.get(key, key): 100 * value if key == "most_likely_density" else value

@@ -23,7 +23,7 @@ STATE_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net")
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DataParallel, torch.compile, and a module with an attribute `model` put before the names."""
 
-# Classes of numbers and settings that training scripts store beside the weights; reading them runs no code of a file.
+# Classes of numbers and settings that training scripts store with the weights; reading them runs no code of a file.
 _SAFE_CLASSES = [
     argparse.Namespace,
     np._core.multiarray.scalar,  # type: ignore[attr-defined]
@@ -152,7 +152,7 @@ class NameMatch:
 
 
 def match_names(names: Collection[str], expected: Collection[str]) -> NameMatch:
-    """Strip, or add, the prefixes of wrapped modules where more names are those of a model then.
+    """Strip or add the prefixes of wrapped modules if more names match those of the model afterwards.
 
     Args:
         names: Those in a file.

@@ -164,14 +164,14 @@ def _differences(state: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[s
         "missing": [f"{name} is missing" for name in missing if not name.endswith(BATCH_COUNTER)],
         "unknown": [f"{name} is unknown" for name in tensors if name not in state],
         "shapes": [
-            f"{name} is {list(tensor.shape)}, not {list(own.shape)}"
-            for name, (tensor, own) in common.items()
-            if tensor.shape != own.shape
+            f"{name} is {list(tensor.shape)}, not {list(expected.shape)}"
+            for name, (tensor, expected) in common.items()
+            if tensor.shape != expected.shape
         ],
         "kinds": [
-            f"{name} is {tensor.dtype}, not {own.dtype}"
-            for name, (tensor, own) in common.items()
-            if _number_kind(tensor) != _number_kind(own)
+            f"{name} is {tensor.dtype}, not {expected.dtype}"
+            for name, (tensor, expected) in common.items()
+            if _number_kind(tensor) != _number_kind(expected)
         ],
     }
 
@@ -179,9 +179,9 @@ def _differences(state: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[s
 def _summarize(differences: Mapping[str, list[str]]) -> str:
     """At most three differences of each kind, and the number of the others."""
     return "; ".join(
-        f"{'; '.join(those[:3])}{f', and {len(those) - 3} more' if len(those) > 3 else ''}"
-        for those in differences.values()
-        if those
+        f"{'; '.join(texts[:3])}{f', and {len(texts) - 3} more' if len(texts) > 3 else ''}"
+        for texts in differences.values()
+        if texts
     )
 
 

@@ -41,9 +41,9 @@ class MobileNetV2(nn.Module):
         super().__init__()
         channels = scaled(32, width, 8)
         self.features = nn.Sequential(_normed(3, channels, 3, 2))
-        for expansion, own, number, first_stride in STAGES:
+        for expansion, base_channels, number, first_stride in STAGES:
             for block in range(number):
-                outputs = scaled(own, width, 8)
+                outputs = scaled(base_channels, width, 8)
                 stride = 1 if block else first_stride
                 self.features.append(InvertedResidual(channels, outputs, stride, expansion))
                 channels = outputs

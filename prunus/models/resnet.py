@@ -54,7 +54,7 @@ class ResNet(nn.Module):
 
     def __init__(self, blocks: int, width: float = 1.0) -> None:
         super().__init__()
-        channels = [scaled(own, width) for own in (16, 32, 64)]
+        channels = [scaled(base, width) for base in (16, 32, 64)]
         self.conv1 = nn.Conv2d(3, channels[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels[0])
         self.layer1 = _stage(channels[0], channels[0], blocks, 1)

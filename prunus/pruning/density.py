@@ -18,7 +18,7 @@ def check_density(density: float, name: str = "all weights") -> None:
         name: What it was given for, for the error.
 
     Raises:
-        DensityError: It is no number above 0 and at most 1.
+        DensityError: It is not a number above 0 and at most 1.
     """
     number: object = density
     if not isinstance(number, int | float | np.number) or not 0 < density <= 1:
@@ -137,12 +137,12 @@ def spread_over_columns(
     >>> spread_over_columns(6, [3, 3, 3, 3], num_rows=3, step=3, unit=1)
     [5, 1]
     """
-    share = total / max(1, sum(available))  # an empty layer has nothing to spread
+    fraction = total / max(1, sum(available))  # an empty layer has nothing to spread
     num_available, num_kept, counts = 0, 0, []
     for first in range(0, len(available), step):
         columns = available[first : first + step]
         num_available += sum(columns)
-        count = max(0, min(num_to_keep(share, num_available) - num_kept, sum(columns)))
+        count = max(0, min(num_to_keep(fraction, num_available) - num_kept, sum(columns)))
         size = num_rows * len(columns)
         # Whole units; what is rounded in this step is corrected in the following ones.
         counts.append(unit * num_to_keep(count / size, size // unit) if size else 0)

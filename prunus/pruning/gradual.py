@@ -65,11 +65,11 @@ class GradualPruning:
             rounds: The number of rounds, at least 1.
             every: The number of steps from one round to the next, at least 1.
             begin: The number of steps before the first of these intervals, at least 0.
-            seed: Of random criteria, ties and examples; each round has its own.
+            seed: Seed of random criteria, ties and examples; each round has its own.
             options: Arguments of `prunus.prune`: criterion, scope, calibration, include, exclude, and so on.
 
         Raises:
-            DensityError: The scope cannot give one of the densities, or a number is out of range.
+            DensityError: The scope cannot reach one of the densities, or a number is out of range.
             UnknownNameError: No schedule or scope has that name.
             ModelError: The model has no weights to prune, the optimizer steps none of them, or an option is not an
                 argument of `prunus.prune`.
@@ -80,7 +80,8 @@ class GradualPruning:
         unknown = options.keys() - inspect.signature(prune).parameters.keys() | options.keys() & {"within"}
         if unknown:
             raise ModelError(
-                f"Expected options of prunus.prune, got {sorted(unknown)}; the masks of each round are nested as it is."
+                f"Expected options of prunus.prune, got {sorted(unknown)}; the masks of each round are nested in any "
+                "case."
             )
         self.densities = densities_of(schedule, density, rounds)
         """The density after each round."""

@@ -64,7 +64,7 @@ def check_layer_output(name: str, module: nn.Module, inputs: Tensor, output: obj
         raise ModelError(
             f"Expected the layer of {name!r} ({type(module).__name__}) to return weight · input + bias, but "
             f"{difference}: its forward or a hook computes something else, and the error of its output cannot be "
-            f"predicted; exclude {name!r}, or choose a method that uses weights or gradients alone, as magnitude."
+            f"predicted; exclude {name!r}, or choose a method that uses weights or gradients alone, such as magnitude."
         )
 
 

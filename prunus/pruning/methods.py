@@ -220,7 +220,7 @@ def with_options(
     Args:
         method: Any pruning method.
         num_examples: Calibration examples.
-        damping: As the method means it.
+        damping: In the scale of the method, see docs/prune.md.
         num_steps: Steps of equal size.
 
     Returns:

@@ -301,11 +301,11 @@ def _select(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) ->
     layers = weight_layers(model)
     owners = dict(model.named_modules(remove_duplicate=False))
     _check_patterns(include, exclude, parameters, layers, owners)
-    together = names_by_tensor(parameters)
+    shared_names = names_by_tensor(parameters)
     skipped, matrices = {}, []
     for name, parameter in model.named_parameters():
-        names = [twin for twin in together[id(parameter)] if parameters[twin] is parameter]
-        excluded = _why_excluded(name, together[id(parameter)], exclude)
+        names = [twin for twin in shared_names[id(parameter)] if parameters[twin] is parameter]
+        excluded = _why_excluded(name, shared_names[id(parameter)], exclude)
         layer_name = next((twin for twin in names if twin in layers), None)
         included = any(_selects(pattern, twin, parameter, layers) for pattern in include for twin in names)
         reason = _why_not_prunable(parameter)
@@ -354,10 +354,10 @@ def _check_patterns(
         if pattern == "*" or (others and is_used):
             continue
         reasons = {name: _describe(name, p, owners, name in layers)[0] for name, p in others.items()}
-        but = f"; it matches {grouped_by_reason(reasons)}" if others else ""
+        matches = f"; it matches {grouped_by_reason(reasons)}" if others else ""
         raise ModelError(
-            f"The pattern {pattern!r} matches none of the prunable weights {list(layers)}{but}; an exact name selects "
-            "any parameter."
+            f"The pattern {pattern!r} matches none of the prunable weights {list(layers)}{matches}; an exact name "
+            "selects any parameter."
         )
 
 

@@ -65,17 +65,18 @@ def prune(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Pruned:
-    """Prune `model` in place, without retraining. Nothing is changed where an error is raised.
+    """Prune `model` in place, without retraining. If an error is raised, nothing is changed.
 
     Args:
         model: Any module.
-        density: The fraction of weights to keep, in (0, 1]; one, or one per name under a scope that ranks each layer.
+        density: The fraction of weights to keep, in (0, 1]: one number, or one per name under a scope that ranks each
+            layer alone.
         criterion: A name in `CRITERIA` or `METHODS`, a pruning method or criterion, a function of statistics, or scores
             by name.
         scope: Which weights are ranked together, and the pattern: "layer", "global", "2:4", "1x4", a scope, or a
             function (scores, density, within, seed) -> masks.
-        densities: "error_curves" gives each layer the density with which the predicted output errors add up to as
-            little as possible, while all layers together keep `density`; None: as `scope` and `density` say.
+        densities: "error_curves" chooses the densities of the layers that minimize the sum of their predicted output
+            errors, while all layers together keep `density`; None: the densities follow from `scope` and `density`.
         calibration: Examples, needed by methods that use some: a Dataset, of which the training split is used and the
             validation split to measure the errors of the report; a Split, a tensor, a tuple or a dict of tensors; or
             a DataLoader or another iterable of batches, of which the first examples are used.
@@ -92,14 +93,14 @@ def prune(
         exclude: Shell patterns of the names of weights not to prune.
         strict: Whether a weight that the scope or the method cannot prune is an error: a pattern such as 2:4 that does
             not fit it, or a layer whose output error is not known. Otherwise it is left out, with a warning.
-        seed: Of the choice of examples, random criteria and ties.
+        seed: Seed of the choice of examples, random criteria and ties.
         progress: Called after each step of long work.
 
     Returns:
         The masks, the report, and why the other parameters were not pruned.
 
     Raises:
-        DensityError: The scope cannot give the density, or it keeps no weight of a layer.
+        DensityError: The scope cannot reach the density, or a layer would keep no weight.
         StatisticsError: Examples are missing or do not fit, or an option has no effect on this method.
         ModelError: The model has no prunable weights of this selection, or the method cannot prune it.
         NonFiniteError: Scores or updated weights are not finite.
@@ -117,7 +118,9 @@ def prune(
     seeds = derive_seed(seed, "prune"), derive_seed(seed, "ties")
     examples, measured = _select_examples(calibration, method.num_examples, seeds[0])
     _check_options(method, densities, examples, refit, recalibrate, forward, loss)
-    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    before = {name: weight.detach() for name, weight in weights.items()}
+    if isinstance(method, CriterionMethod):  # a function of the user may write over them
+        before = {name: weight.clone() for name, weight in before.items()}
     start = time.perf_counter()
     if densities == "error_curves" and examples is not None:
         density = densities_from_error_curves(
@@ -164,7 +167,7 @@ def check_prune(
 
     Raises:
         DensityError: The density cannot be reached, or keeps no weight.
-        ModelError: The method cannot prune so many weights together.
+        ModelError: The method cannot prune this many weights together.
     """
     if densities not in (None, "error_curves"):
         raise DensityError(f"Expected densities='error_curves' or None, got {densities!r}.")
@@ -272,8 +275,8 @@ def _refit(
     if not known:
         return result
     weights, masks = ({name: part[name] for name in known} for part in (result.weights, result.masks))
-    kept = replace(result, weights=weights, masks=masks)
-    fitted = fit_kept_weights(model, known, kept, examples, forward=forward, progress=progress)
+    known_result = replace(result, weights=weights, masks=masks)
+    fitted = fit_kept_weights(model, known, known_result, examples, forward=forward, progress=progress)
     return replace(
         fitted, weights={**result.weights, **fitted.weights}, masks={**result.masks, **fitted.masks}
     )

@@ -1,14 +1,16 @@
 """The report of `prunus.prune`: one row per layer, with the error of its output before and after the update."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
+import torch
 from torch import nn
 
 from prunus.data.examples import Examples
 from prunus.errors import ModelError, StatisticsError
-from prunus.masks import apply_masks, mask_density
-from prunus.pruning.obs.hessian import LayerHessian, layer_hessians, relative_output_errors
+from prunus.masks import mask_density
+from prunus.pruning.obs.blocks import hessians_by_block
+from prunus.pruning.obs.hessian import LayerHessian, relative_output_errors
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.prunable import coverage, describe_skipped
 from prunus.pruning.views import layer_view, why_no_layer_inputs
@@ -164,28 +166,40 @@ def _output_errors(
         return {}, {}, unmeasured
     view = layer_view(model, before)
     viewed, names = view.weights(before), view.model_names
-    hessians, failed = _measurable(view.model, viewed, examples, forward, progress)
-    # The error of a layer whose output is zero has no relative size.
-    hessians = {name: hessian for name, hessian in hessians.items() if hessian.error(viewed[name])}
-    zeroed, updated = (
-        {names[name]: error for name, error in relative_output_errors(hessians, viewed, weights).items()}
-        for weights in (apply_masks(viewed, view.to_view(result.masks)), view.to_view(result.weights))
-    )
-    return zeroed, updated, unmeasured | {names[name]: why for name, why in failed.items()}
+    masks, after = view.to_view(result.masks), view.to_view(result.weights)
+    zeroed: dict[str, float] = {}
+    updated: dict[str, float] = {}
+    for name, hessian in _hessians(view.model, viewed, examples, forward, progress, unmeasured, names):
+        if not hessian.error(viewed[name]):
+            continue  # the error of a layer whose output is zero has no relative size
+        bare = {name: torch.where(masks[name], viewed[name], 0.0)}
+        for errors, weights in ((zeroed, bare), (updated, after)):
+            errors[names[name]] = relative_output_errors({name: hessian}, viewed, weights)[name]
+    return zeroed, updated, unmeasured
 
 
-def _measurable(
-    model: nn.Module, weights: Params, examples: Examples, forward: Forward | None, progress: Progress | None
-) -> tuple[dict[str, LayerHessian], dict[str, str]]:
-    """The Hessians of the layers, together or else one by one, and why the others have none."""
+def _hessians(
+    model: nn.Module,
+    weights: Params,
+    examples: Examples,
+    forward: Forward | None,
+    progress: Progress | None,
+    failed: dict[str, str],
+    names: Mapping[str, str],
+) -> Iterator[tuple[str, LayerHessian]]:
+    """The Hessians of the layers, by block or else one by one; `failed` is given why others have none, by `names`."""
+    remaining = dict(weights)
     try:
-        return layer_hessians(model, weights, examples, forward=forward, progress=progress), {}
+        for part in hessians_by_block(model, weights, examples, forward=forward, progress=progress):
+            for name, hessian in part.items():
+                del remaining[name]
+                yield name, hessian
     except (ModelError, StatisticsError) as error:
         if len(weights) == 1:
-            return {}, {name: str(error) for name in weights}
-    parts = [_measurable(model, {name: weights[name]}, examples, forward, progress) for name in weights]
-    hessians = {name: hessian for part, _ in parts for name, hessian in part.items()}
-    return hessians, {name: reason for _, part in parts for name, reason in part.items()}
+            failed |= {names[name]: str(error) for name in weights}
+            return
+        for name, weight in remaining.items():
+            yield from _hessians(model, {name: weight}, examples, forward, progress, failed, names)
 
 
 def _percent(error: float | None) -> str:

@@ -76,8 +76,8 @@ def prune_and_retrain(
 
     Args:
         model: A trained network.
-        data: Retraining uses the training and validation splits; methods see examples of the training split. None:
-            there is none, which needs `fit` and a criterion that uses no examples.
+        data: Retraining uses the training and validation splits; methods see examples of the training split. None
+            requires `fit` and a criterion that uses no examples.
         densities: One per round, from a schedule.
         retrain: One recipe per round; a recipe without epochs retrains nothing.
         fit: A function (model, masks) that retrains the model in place after each round, in the place of recipes; it
@@ -88,9 +88,9 @@ def prune_and_retrain(
         within: Masks that those of the first round must be nested in.
         include: Shell patterns of the names of weights to prune.
         exclude: Shell patterns of the names of weights not to prune.
-        seed: Of random criteria, ties, examples and retraining.
-        checkpoints: A folder; with it a killed call continues where it was, given the same arguments: `model` with the
-            weights of the first call, the same data, densities, recipes and seed.
+        seed: Seed of random criteria, ties, examples and retraining.
+        checkpoints: A folder of checkpoints. A call that was killed continues from them if it is repeated with the same
+            arguments: `model` with the weights of the first call, the same data, densities, recipes and seed.
         report: Called after each epoch.
         progress: Called after every batch of retraining.
         backend: What retrains, as for `prunus.train`; "auto" chooses in each round.
@@ -99,7 +99,7 @@ def prune_and_retrain(
         One entry per round.
 
     Raises:
-        DensityError: The scope cannot give one of the densities; raised before any training.
+        DensityError: The scope cannot reach one of the densities; raised before any training.
         ModelError: The model cannot be trained on the data; raised before any training.
         SpecError: The number of recipes is not that of densities, or recipes or checkpoints are given with `fit`.
         CheckpointError: `checkpoints` belong to other arguments.

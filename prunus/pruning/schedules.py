@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from prunus.errors import DensityError
 from prunus.pruning.density import check_density
-from prunus.registry import call_own, lookup
+from prunus.registry import call_user_function, lookup
 from prunus.types import Density
 
 Schedule = Callable[[Density, int], list[Density]]
@@ -143,7 +143,7 @@ def densities_of(schedule: str | Schedule, target: Density, rounds: int) -> list
     """
     if isinstance(schedule, str):
         return lookup("schedule", SCHEDULES, schedule)(target, rounds)
-    densities = call_own("The schedule", DensityError, schedule, target, rounds)
+    densities = call_user_function("The schedule", DensityError, schedule, target, rounds)
     if not isinstance(densities, Sequence) or not densities:
         raise DensityError(
             f"Expected the schedule {getattr(schedule, '__name__', schedule)!r} to return a list of densities, one "

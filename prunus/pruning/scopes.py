@@ -34,7 +34,7 @@ from prunus.pruning.density import (
 )
 from prunus.pruning.masks import check_finite, warn_if_empty
 from prunus.pruning.matrix import from_matrix, to_matrix
-from prunus.registry import call_own, lookup
+from prunus.registry import call_user_function, lookup
 from prunus.seeds import make_generator
 from prunus.types import Density, MaskDict, Scores
 
@@ -96,7 +96,7 @@ class Scope(ABC):
             scores: Finite tensors of any shape, by name.
             density: The fraction of *all* weights of a tensor to keep, in (0, 1]; one, or one per name.
             within: Earlier masks; the result keeps no weight that they prune.
-            seed: Of the random order of equal scores.
+            seed: Seed of the random order of equal scores.
 
         Returns:
             Boolean masks of the shapes of `scores`, True where a weight is kept.
@@ -166,8 +166,8 @@ class Scope(ABC):
         if self.ranks_layers_together and not isinstance(density, Mapping):
             total = sum(math.prod(shape) for shape in shapes.values())
             ranked = {f"{units} of all layers together": (density, total)}
-        for what, (share, total) in ranked.items():
-            check_keeps_one(share, total, what)
+        for what, (fraction, total) in ranked.items():
+            check_keeps_one(fraction, total, what)
 
     @property
     def is_pattern(self) -> bool:
@@ -383,15 +383,15 @@ class NByM(Scope):
             The number of weights to keep of each tensor, by name.
 
         Raises:
-            DensityError: A density is not N / M, or is missing, or the number of inputs of a tensor is no multiple of
-                M.
+            DensityError: A density is not N / M, or is missing, or the number of inputs of a tensor is not a multiple
+                of M.
         """
         exact = self.n / self.m
-        for name, share in densities_by_name(density, list(shapes)).items():
-            if abs(share - exact) > TOLERANCE:
+        for name, layer_density in densities_by_name(density, list(shapes)).items():
+            if abs(layer_density - exact) > TOLERANCE:
                 raise DensityError(
-                    f"Expected density {exact:g} of {name!r}, which {self.name} keeps of every layer, got {share:g}; "
-                    f"ask for {exact:g}, in one round, and leave layers out with exclude."
+                    f"Expected density {exact:g} of {name!r}, which {self.name} keeps of every layer, got "
+                    f"{layer_density:g}; set density {exact:g} in one round, and leave out layers with exclude."
                 )
             _check_fits(name, shapes[name], self)
         return {name: math.prod(shape) // self.m * self.n for name, shape in shapes.items()}
@@ -403,18 +403,18 @@ class NByM(Scope):
         if within is not None:
             groups = groups.masked_fill(~_to_tiles(within, 1, self.m), -torch.inf)
         ranked = groups.sort(dim=-1, descending=True).values
-        border, next_best = ranked[..., self.n - 1], ranked[..., self.n]
-        mask = groups >= border.unsqueeze(-1)
-        tied = border == next_best
+        threshold, next_best = ranked[..., self.n - 1], ranked[..., self.n]
+        mask = groups >= threshold.unsqueeze(-1)
+        tied = threshold == next_best
         if tied.any():
-            mask[tied] = self._draw_ties(groups[tied], border[tied].unsqueeze(-1), generator())
+            mask[tied] = self._draw_ties(groups[tied], threshold[tied].unsqueeze(-1), generator())
         return _from_tiles(mask, scores)
 
-    def _draw_ties(self, groups: Tensor, border: Tensor, generator: torch.Generator) -> Tensor:
+    def _draw_ties(self, groups: Tensor, threshold: Tensor, generator: torch.Generator) -> Tensor:
         """The masks of groups [n, M] in which a pruned score is equal to the lowest one kept."""
-        # Above the border comes first, then what is at it, in random order, and what is below it last.
+        # Above the threshold comes first, then what is at it, in random order, and what is below it last.
         order = torch.rand(groups.shape, generator=generator).to(groups.device)
-        order = order.masked_fill_(groups > border, 2.0).masked_fill_(groups < border, -1.0)
+        order = order.masked_fill_(groups > threshold, 2.0).masked_fill_(groups < threshold, -1.0)
         return torch.zeros_like(groups, dtype=torch.bool).scatter_(
             -1, order.topk(self.n, dim=-1).indices, True
         )
@@ -557,7 +557,7 @@ class FunctionScope(Scope):
         Raises:
             DensityError: The function fails, or returns anything else.
         """
-        masks = call_own("The scope", DensityError, self.function, scores, density, within, seed)
+        masks = call_user_function("The scope", DensityError, self.function, scores, density, within, seed)
         got = {} if not isinstance(masks, Mapping) else masks
         if shapes_of(scores) != {
             name: tuple(getattr(mask, "shape", ())) for name, mask in got.items()
@@ -639,7 +639,7 @@ def parse_scope(scope: str | Scope | Callable[..., MaskDict]) -> Scope:
 
 
 def top_k(scores: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """The mask of exactly the `k` highest scores; ties at the border are broken at random.
+    """The mask of exactly the `k` highest scores; ties at the threshold are broken at random.
 
     One selection, no sort: O(n).
 

@@ -38,7 +38,7 @@ class PruneSelection:
 
         Raises:
             DensityError: The density cannot be reached.
-            ModelError: The method cannot prune so many weights together.
+            ModelError: The method cannot prune this many weights together.
         """
         try:
             method.check(self.view.to_view(self.weights), self.view.density(density), scope)
@@ -95,7 +95,7 @@ def select_weights(
             raise ModelError(
                 f"Expected layers whose output errors are known for this method ({summary}), got "
                 f"{grouped_by_reason(reasons)}; leave out strict, exclude them, or choose a method that uses weights "
-                "or gradients alone, as magnitude."
+                "or gradients alone, such as magnitude."
             )
     weights = {name: weight for name, weight in weights.items() if name not in reasons}
     view = _view(model, weights, method, scope)
@@ -110,13 +110,13 @@ def select_weights(
         raise error(
             f"Expected a weight of {type(model).__name__} that this method ({summary}) can prune under the scope "
             f"{scope.name!r}, got {grouped_by_reason(reasons)}; choose another scope, or a method that uses weights or "
-            "gradients alone, as magnitude."
+            "gradients alone, such as magnitude."
         )
     if reasons:
         warnings.warn(
             f"{type(model).__name__} has weights that are not pruned: {grouped_by_reason(reasons)}; another scope, or "
-            "a method that uses weights or gradients alone, as magnitude, can prune them; exclude them to leave out "
-            "this warning.",
+            "a method that uses weights or gradients alone, such as magnitude, can prune them; exclude them to leave "
+            "out this warning.",
             NotPrunedWarning,
             stacklevel=3,
         )

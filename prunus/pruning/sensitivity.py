@@ -76,7 +76,7 @@ def sensitivity(
         metric: As for `evaluate`.
         include: Shell patterns of the names of weights to prune.
         exclude: Shell patterns of the names of weights not to prune; `skipped_parameters` gives the reasons.
-        seed: Of random criteria and ties.
+        seed: Seed of random criteria and ties.
         progress: Called after each density of each layer.
 
     Returns:
@@ -85,7 +85,7 @@ def sensitivity(
     Raises:
         ModelError, NoPrunableWeightsError, TiedWeightsError: As `prunable_weights`.
         DensityError: A density out of range.
-        DataError, StatisticsError: The examples cannot be used, or the criterion needs more than there is.
+        DataError, StatisticsError: The examples cannot be used, or the criterion needs examples and there are none.
     """
     check_initialized(model)
     trial = copied(model)

@@ -14,8 +14,8 @@ def names_by_tensor(parameters: Mapping[str, Tensor]) -> dict[int, list[str]]:
         names.setdefault(id(parameter), []).append(name)
     tensors = {id(parameter): parameter for parameter in parameters.values()}
     for first, other in _pairs_that_share_memory(tensors):
-        together = sorted({*names[first], *names[other]}, key=list(parameters).index)
-        names[first] = names[other] = together
+        shared_names = sorted({*names[first], *names[other]}, key=list(parameters).index)
+        names[first] = names[other] = shared_names
     return names
 
 

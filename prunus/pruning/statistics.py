@@ -29,7 +29,7 @@ from prunus.pruning.obs.layer_inputs import input_norms
 from prunus.pruning.obs.objective import Objective, check_parameters, make_objective
 from prunus.pruning.scopes import shapes_of
 from prunus.pruning.weights import copied
-from prunus.registry import call_own
+from prunus.registry import call_user_function
 from prunus.training.losses import Loss, LossFunction
 from prunus.training.outputs import Forward
 from prunus.types import MaskDict, Params, Scores
@@ -39,7 +39,7 @@ DERIVATIVES = {
     "hessian_gradients": "The curvature H g by",
     "hessian_diagonal": "The curvature by",
 }
-"""Statistics that contain no information about a layer where they are zero, and how the error begins."""
+"""Statistics that contain no information about a layer where they are zero, each with the beginning of the error."""
 NAMES = ("initial", *DERIVATIVES, "input_norms", "output_sum_gradients")
 
 
@@ -138,7 +138,7 @@ class Criterion:
         given = statistics
         if not self.__module__.startswith("prunus."):  # a function of the user may change what it gets
             given = replace(statistics, weights={n: w.clone() for n, w in statistics.weights.items()})
-        scores = call_own("The criterion", StatisticsError, self.function, given)
+        scores = call_user_function("The criterion", StatisticsError, self.function, given)
         check_same_shapes(statistics.weights, scores, f"scores from the criterion {self.name!r}")
         for name, score in scores.items():
             if score.dtype == torch.bool or score.is_complex():
@@ -238,7 +238,7 @@ def collect(
 
     Raises:
         StatisticsError: No calibration examples where they are needed, or examples that the model does not take.
-        ModelError: The outputs are no logits of the labels, or a layer is not reached by the forward pass.
+        ModelError: The outputs are not logits of the labels, or a layer is not reached by the forward pass.
 
     >>> model = nn.Linear(1, 2, bias=False)
     >>> examples = torch.ones(1, 1), torch.tensor([0])
@@ -278,7 +278,7 @@ def _hessian_gradients(objective: Objective) -> Params:
     leaves = {name: weight.detach().requires_grad_() for name, weight in objective.weights.items()}
     gradients = torch.autograd.grad(objective.error(leaves), list(leaves.values()), create_graph=True)
     product = torch.stack([(g * g.detach()).sum() for g in gradients]).sum()
-    # Where all gradients are constant in a weight, it is no part of the product: its curvature is zero.
+    # Where all gradients are constant in a weight, it is not a part of the product: its curvature is zero.
     products = torch.autograd.grad(product, list(leaves.values()), materialize_grads=True)
     return dict(zip(leaves, products, strict=True))
 

@@ -1,7 +1,7 @@
 """Weights put into the places that a model has for them."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,13 @@ def set_weights(model: nn.Module, weights: Params) -> None:
     >>> model.weight.tolist()
     [[3.0]]
     """
+    for name, parameter in _parameters_to_set(model, weights).items():
+        parameter.copy_(weights[name])
+    _refresh(model, weights)
+
+
+def _parameters_to_set(model: nn.Module, weights: Params) -> dict[str, nn.Parameter]:
+    """The parameters of the names of `weights`. Raises ModelError where there is none of this name and shape."""
     parameters = dict(model.named_parameters())
     for name, weight in weights.items():
         if name not in parameters:
@@ -39,19 +46,34 @@ def set_weights(model: nn.Module, weights: Params) -> None:
                 f"Expected {name!r} to have the shape {tuple(parameters[name].shape)} that it has in "
                 f"{type(model).__name__}, got {tuple(weight.shape)}; pass weights of this model."
             )
-        parameters[name].copy_(weight)
+    return {name: parameters[name] for name in weights}
+
+
+def _refresh(model: nn.Module, weights: Params) -> None:
+    """Compute again what layers compute from the parameters of these names."""
     for path in {name.rpartition(".")[0] for name in weights}:
         refresh_computed_weights(model.get_submodule(path))
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy of `model`. Raises ModelError where it holds tensors that cannot be copied.
+def copied(model: nn.Module, replaced: Mapping[nn.Parameter, nn.Parameter] | None = None) -> nn.Module:
+    """A deep copy of `model`.
+
+    Args:
+        model: Any module.
+        replaced: What the copy has in place of some parameters; None: a copy of each.
+
+    Returns:
+        The copy.
+
+    Raises:
+        ModelError: It holds tensors that cannot be copied.
 
     >>> copied(nn.Linear(1, 1)).in_features
     1
     """
-    # A tensor that a hook computed (weight_norm, torch.nn.utils.prune) is no leaf, which deepcopy refuses.
+    # A tensor that a hook computed (weight_norm, torch.nn.utils.prune) is not a leaf, which deepcopy refuses.
     memo = {id(t): t.detach().clone() for t in _computed_tensors(model) if not t.is_leaf}
+    memo |= {id(parameter): other for parameter, other in (replaced or {}).items()}
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:  # a user's module may hold anything
@@ -79,8 +101,11 @@ def _computed_tensors(model: nn.Module) -> Iterator[Tensor]:
         yield from (tensor for tensor in tensors if isinstance(tensor, Tensor))
 
 
+@torch.no_grad()
 def with_weights(model: nn.Module, weights: Params) -> nn.Module:
-    """A copy of `model` with the parameters of these names replaced.
+    """A copy of `model` with the parameters of these names replaced, to be run and not to be trained.
+
+    Its parameters share the memory of those of `model`, and of `weights`; everything else is copied.
 
     Args:
         model: Any module; it is not changed.
@@ -88,7 +113,21 @@ def with_weights(model: nn.Module, weights: Params) -> nn.Module:
 
     Returns:
         The copy.
+
+    Raises:
+        ModelError: As `set_weights`, or the model cannot be copied.
+
+    >>> model = nn.Linear(1, 1, bias=False)
+    >>> with_weights(model, {"weight": torch.tensor([[3.0]])})(torch.ones(1, 1)).item()
+    3.0
     """
-    made = copied(model)
-    set_weights(made, weights)
+    plain = [p for p in model.parameters() if type(p) is nn.Parameter and not p.is_inference()]
+    replaced = {p: nn.Parameter(p.detach(), p.requires_grad) for p in plain}
+    for name, parameter in _parameters_to_set(model, weights).items():
+        value = weights[name].detach().to(parameter)
+        if value.stride() != parameter.stride():
+            value = torch.empty_like(parameter).copy_(value)
+        replaced[parameter] = nn.Parameter(value, parameter.requires_grad)
+    made = copied(model, replaced)
+    _refresh(made, weights)
     return made

@@ -59,7 +59,7 @@ MAX_LAYERS = 12
 PAPER_RATIOS = {"pruned": (9, 13), "quantized": (27, 31), "huffman": (35, 49)}
 """Compression ratios of Han et al. 2016, abstract; that of the pruned stage counts weights, not bytes."""
 PAPER_NETWORKS = ("lenet-300-100", "lenet-5")
-"""Our networks that the paper compresses; its ratios are shown beside no other."""
+"""The networks that the paper compresses too; its ratios are shown for these only."""
 
 
 class TensorRow(NamedTuple):

@@ -75,7 +75,7 @@ GROUPS = (
     {"rewind weights": 0, "fine-tune": 2, "rewind learning rate": 5},
 )
 """Names with fixed styles, in groups that appear in one figure. Related names share a color and differ in the line.
-Criteria and actions do not use the colors of "random" and "dense", which may appear beside any of them."""
+Criteria and actions do not use the colors of "random" and "dense", which may appear together with any of them."""
 
 STYLES = {
     name: NUM_COLOR_LINES * group + number

@@ -90,7 +90,7 @@ def check_figure_libraries() -> None:
             matplotlib.rcParams["backend"] = inherited
 
 
-def save_pictures(path: str | Path, drawing: FigureData) -> tuple[Path, Path, Path, Path]:
+def save_images(path: str | Path, drawing: FigureData) -> tuple[Path, Path, Path, Path]:
     """Write `path`.png, .svg and .html of a figure whose numbers are in `path`.csv.
 
     Args:

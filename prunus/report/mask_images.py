@@ -22,7 +22,7 @@ PRUNED_LEVEL = 7
 MAX_PIXELS = 500_000
 """The most pixels of all mask images of a page together."""
 MIN_SIDE = 4
-"""The inputs of a first layer are drawn as an image if its side has at least so many pixels."""
+"""The inputs of a first layer are drawn as an image if its side has at least this many pixels."""
 MAX_KERNELS = 256
 MAX_KERNEL_COLUMNS = 120
 """The most pixels in a row of kernels, with one between kernels."""

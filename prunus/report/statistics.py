@@ -1,6 +1,6 @@
 """Statistics over seeds: paired comparisons, and the decision of a claim.
 
-A comparison is paired: both sides have the same seeds, hence the same initialization and order of data, and the
+A comparison is paired: both sides have the same seeds, so the same initialization and order of data, and the
 difference within each pair is tested. Its confidence interval is Student's,
 
     d ± t(n - 1) · s / √n,    d and s: mean and standard deviation of the n differences.

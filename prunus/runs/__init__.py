@@ -1,1 +1,1 @@
-"""Runs: frozen specs with an identity, a folder each, and a store of what is finished, under way and wanted."""
+"""Runs: frozen specs with an identity, one folder each, and a store of requested, running and finished runs."""

@@ -107,7 +107,7 @@ class RunDirectory:
     def save_tensors(
         self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
     ) -> None:
-        """Write tensors, and plain values beside them, in place of what `name` held.
+        """Write tensors, with plain values, in place of what `name` held.
 
         Args:
             name: Letters, digits, ".", "-" and "_".
@@ -130,7 +130,7 @@ class RunDirectory:
         return {key: tensors[key] for key in about["names"]}
 
     def load_metadata(self, name: str) -> dict[str, Any]:
-        """Return the plain values that were saved beside the tensors of `name`."""
+        """Return the plain values that were saved with the tensors of `name`."""
         return self._read_tensors(name)[1]["metadata"] or {}
 
     def save_masks(self, name: str, masks: MaskDict) -> None:
@@ -234,7 +234,7 @@ class RunDirectory:
     def kept_digest(self) -> str:
         """Return a digest of what another attempt would begin with: the tensors, and the numbers of rows.
 
-        Rows that an attempt wrote again are no progress, and neither is a checkpoint of the same bits.
+        Rows that an attempt wrote again are not progress, and neither is a checkpoint of the same bits.
         """
         digest = hashlib.sha256(f"{len(self.rows())} {len(self.curve())}".encode())
         for path in sorted(self.path.glob("*.safetensors")):
@@ -257,7 +257,7 @@ class RunDirectory:
         write_record(self.path, record)
 
     def begin_attempt(self, record: RunRecord) -> None:
-        """Write the record of a run that this process starts or resumes, with a word for this attempt.
+        """Write the record of a run that this process starts or resumes, with an identifier of this attempt.
 
         The time of the start is that of the file system, whose clock also gives the times of the files: those of the
         machines that share it may differ.

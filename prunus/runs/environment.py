@@ -4,10 +4,10 @@ import os
 import platform
 import subprocess
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from prunus.version import __version__
@@ -34,8 +34,8 @@ def environment(executor: str, device: str) -> dict[str, Any]:
         "prunus": __version__,
         "commit": _commit(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": version("numpy"),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
         "cpu": cpu_name(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),

@@ -34,7 +34,7 @@ def apply_overrides(
         changes: The text of each setting by its dotted name.
         prefixes: Put before a name, in order, until there is such a setting: with "dense.recipe." among them,
             `epochs` is `dense.recipe.epochs`.
-        other_names: Names that the caller accepts beside these settings, to be listed in errors.
+        other_names: Names that the caller accepts in addition to these settings, to be listed in errors.
 
     Returns:
         The changed spec.
@@ -86,7 +86,7 @@ def _full_name(spec: object, key: str, prefixes: Sequence[str], other_names: Seq
             raise SpecError(f"{key} is a group of settings; set one of: {', '.join(members)}.")
     if similar := _similar_names(key, known, prefixes, other_names):
         raise SpecError(f"Unknown setting {key!r}; did you mean {' or '.join(map(repr, similar))}?")
-    raise SpecError(f"Unknown setting {key!r}; there are: {', '.join([*other_names, *known])}.")
+    raise SpecError(f"Unknown setting {key!r}; available: {', '.join([*other_names, *known])}.")
 
 
 def _similar_names(

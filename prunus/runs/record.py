@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ class RunRecord:
     state: State = "running"
     """The file says running, done or failed; a run that is recorded as running and has no process is interrupted."""
     attempt: str = ""
-    """A random word of the last attempt: a process whose word is another has lost the run."""
+    """A random identifier of the last attempt: a process with another identifier has lost the run."""
     attempts: int = 0
     kept: str = ""
     """A digest of what the earlier attempts had kept when the last one began."""
@@ -95,8 +95,8 @@ def describe_run(spec: RunSpec) -> RunRecord:
 
 def to_plain(record: RunRecord) -> dict[str, Any]:
     """Return a record as a JSON object."""
-    derived = {dependency.name for dependency in fields(RunRecord) if dependency.metadata.get("derived")}
-    return {key: value for key, value in asdict(record).items() if key not in derived}
+    stored = [field for field in fields(RunRecord) if not field.metadata.get("derived")]
+    return {field.name: getattr(record, field.name) for field in stored}
 
 
 def from_plain(value: Mapping[str, Any], path: Path) -> RunRecord:
@@ -171,7 +171,7 @@ def read_record(path: Path) -> RunRecord:
 def check_settings_match(path: Path, stored: RunRecord, requested: RunRecord) -> None:
     """Raise StoreError unless the settings stored in the directory `path` are the requested ones.
 
-    A field that the class did not have when the run was stored is no difference; a changed default is one.
+    A field that the class did not have when the run was stored does not count as a difference; a changed default does.
 
     Args:
         path: The directory of the run, which is named in errors.

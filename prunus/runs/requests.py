@@ -54,7 +54,7 @@ def write_request(
     entries: Sequence[tuple[Mapping[str, Any], RunSpec]],
     settings: Mapping[str, Any],
 ) -> Request:
-    """Write a request beside the earlier ones of the experiment.
+    """Add a request to the earlier ones of the experiment.
 
     Args:
         folder: The folder of requests.

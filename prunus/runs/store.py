@@ -286,7 +286,7 @@ class Store:
         with store_errors(directory.path):
             directory.path.mkdir(exist_ok=True)
         directory.remove_partial_files()
-        kept = directory.kept_digest()
+        digest = directory.kept_digest()
         if directory.has_record() or not directory.is_empty():  # without a record: raises that it is missing
             old = directory.record()
             check_settings_match(directory.path, old, new)
@@ -298,10 +298,12 @@ class Store:
                 seconds=old.seconds + interrupted,
                 environments=tuple(earlier for earlier in old.environments if earlier != environment),
                 inputs=old.inputs,
-                stalled=old.stalled + 1 if was_interrupted and kept == old.kept else 0,
+                stalled=old.stalled + 1 if was_interrupted and digest == old.kept else 0,
             )
         environments = (*new.environments, environment)
-        directory.begin_attempt(replace(new, attempts=new.attempts + 1, kept=kept, environments=environments))
+        directory.begin_attempt(
+            replace(new, attempts=new.attempts + 1, kept=digest, environments=environments)
+        )
 
     def _acquire(self, id: str) -> BaseFileLock | None:
         """Lock a run; None if another process has locked it."""

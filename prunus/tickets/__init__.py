@@ -1,1 +1,1 @@
-"""Lottery tickets: a mask, with the weights it starts from."""
+"""Lottery tickets: masks, each with the weights that its training starts from."""

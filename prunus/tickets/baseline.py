@@ -37,7 +37,7 @@ from prunus.training.trainer import Trainer, steps_per_epoch
 from prunus.types import Dataset, Params, Progress
 
 MAX_TIMED_STEPS, MAX_TIMED_SECONDS = 20, 0.2
-"""At which of the two the measurement of a step ends; a step of a convolutional network takes a second."""
+"""The time of a step is measured until one of the two is reached; a step of a convolutional network takes a second."""
 
 StepReport = Callable[[int], None]
 """Called during the trainings of a run with the number of steps since the last call."""
@@ -260,7 +260,7 @@ class BaselineRun:
         return {"baseline": self.baseline}
 
     def code_references(self) -> tuple[str, ...]:
-        """Return the references to the user's functions that this run calls beside those of its dependencies."""
+        """Return the references to the user's functions that this run calls besides those of its dependencies."""
         return ()
 
     def pace(self) -> float:
@@ -375,7 +375,7 @@ def final_metrics(model: nn.Module, monitor: TrainingMonitor, spec: BaselineSpec
 
     Returns:
         Losses in nats, accuracies in percent, and steps; test losses, where the spec has a loss or a forward function;
-        what trained, unless the spec says "dense". There are no accuracies where labels are no classes.
+        what trained, unless the spec says "dense". There are no accuracies where labels are not classes.
     """
     stop, end, test = monitor.stop, monitor.curve[-1], spec.load_data().test
     at_end = evaluate(model, test, backend=spec.backend, **spec.task)

@@ -16,7 +16,7 @@ from prunus.types import Dataset, Split
 
 
 @dataclass
-class _Moment:
+class _UnobservedTraining:
     """The start and the end of a training whose steps prunus does not see: 0 and 1."""
 
     model: nn.Module
@@ -62,7 +62,7 @@ def train_level_with(
         data.validation,
         first_step=0, last_step=1, eval_every=1, checkpoint_steps=(0,), count_violations=masks.verify,
     )  # fmt: skip
-    monitor.observe(_Moment(model, 0, task))
+    monitor.observe(_UnobservedTraining(model, 0, task))
     train_with(fit, model, masks)
-    monitor.observe(_Moment(model, 1, task))
+    monitor.observe(_UnobservedTraining(model, 1, task))
     return monitor

@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # `import prunus` stays fast: what runs tickets is imported b
 class LotteryLevel:
     """The training of one level; level 0 is the dense network. Losses in nats, accuracies in percent.
 
-    Accuracies are NaN where labels are no classes, and test losses where `lottery` has neither a loss nor a forward
+    Accuracies are NaN where labels are not classes, and test losses where `lottery` has neither a loss nor a forward
     function.
     """
 
@@ -113,7 +113,7 @@ def lottery(
     store: "Store | str | PathLike[str] | None" = None,
     report: Callable[[LotteryLevel], None] | None = None,
 ) -> LotteryResult:
-    """Train a network, then prune it, set its weights back and train it again, round after round.
+    """Train a network, then prune it, reset its weights and train it again, in several rounds.
 
     Source: Frankle & Carbin 2019, section 2; Zhou et al. 2019, section 2.
 
@@ -137,8 +137,9 @@ def lottery(
             "package.module:function".
         replicate: Selects the seeds of all random choices.
         backend: What trains and evaluates, as for `prunus.train`; it is part of the identity of the runs in a store.
-        store: A store of runs, in which finished runs are found again and interrupted ones are resumed. Everything must
-            have a name then, since it identifies the run: functions must be importable. None: nothing is kept on disk.
+        store: A store of runs, in which finished runs are found again and interrupted ones are resumed. Then every
+            argument needs a name, which identifies the run: functions must be importable. None: nothing is kept on
+            disk.
         report: Called with each level, as soon as it is trained; with a store, after all of them.
 
     Returns:
@@ -173,7 +174,9 @@ def lottery(
         check_dataset(data)
     check_fit(fit)
     if (recipe is None) == (fit is None) or (fit is not None and store is not None):
-        raise SpecError("Expected either a recipe or fit, and no store with fit, which identifies no run.")
+        raise SpecError(
+            "Expected either a recipe or fit, and no store with fit, as a run with fit has no ID."
+        )
     recipe = recipe or RECIPES["lenet-300-100"]
     settings: dict[str, Any] = {"model": model_fn, "data": data}
     task: dict[str, Any] = {"forward": forward, "loss": loss}

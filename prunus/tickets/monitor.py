@@ -35,7 +35,7 @@ class CurvePoint:
     step: int
     validation_loss: float
     validation_accuracy: float
-    """NaN where labels are no classes."""
+    """NaN where labels are not classes."""
     test_accuracy: float | None = None
 
 
@@ -84,24 +84,24 @@ class TrainingMonitor:
     def _is_evaluated(self, step: int) -> bool:
         return step % self.eval_every == 0 or step in (self.first_step, self.last_step)
 
-    def observe(self, moment: TrainingView) -> None:
+    def observe(self, view: TrainingView) -> None:
         """Evaluate, and keep the states that were requested."""
-        step = moment.done
+        step = view.done
         if step == self.first_step:
-            self.start = to_cpu(moment.capture())
+            self.start = to_cpu(view.capture())
         if step in self.checkpoint_steps:
-            self.states[step] = moment.capture()
+            self.states[step] = view.capture()
         if self._is_evaluated(step):
-            self._evaluate(moment, step)
+            self._evaluate(view, step)
 
-    def _evaluate(self, moment: TrainingView, step: int) -> None:
+    def _evaluate(self, view: TrainingView, step: int) -> None:
         if self.count_violations is not None:
             self.violations += self.count_violations()
-        result = moment.evaluate(self.validation)
-        test = moment.evaluate(self.test).accuracy if self.test is not None else None
+        result = view.evaluate(self.validation)
+        test = view.evaluate(self.test).accuracy if self.test is not None else None
         self.curve.append(CurvePoint(step, result.loss, result.accuracy, test))
         if self.stop == self.curve[-1]:
-            self.best = clone_tensors(moment.model.state_dict())
+            self.best = clone_tensors(view.model.state_dict())
 
     @property
     def stop(self) -> CurvePoint:

@@ -354,7 +354,7 @@ def resolve_action(kind: str, table: Mapping[str, A], name: str | A, expected: t
     """
     action: object = name
     if isinstance(name, str):
-        action = import_object(name, also=object) if ":" in name else lookup(kind, table, name)
+        action = import_object(name, value_type=object) if ":" in name else lookup(kind, table, name)
     if not isinstance(action, expected):
         raise SpecError(
             f"Expected {name} to be a {expected.__name__}, with values and invariants, got a {type(action).__name__}."

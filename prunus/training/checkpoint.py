@@ -30,7 +30,7 @@ def check_checkpoint_writable(path: Path) -> None:
     existing = next(folder for folder in path.absolute().parents if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise CheckpointError(
-            f"No checkpoint can be written to {path.parent}: {existing} is no folder that can be written to; choose "
+            f"No checkpoint can be written to {path.parent}: {existing} is not a folder that can be written to; choose "
             "another."
         )
 

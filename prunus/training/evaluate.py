@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class EpochMetrics:
     """Metrics of one pass over the training split and of the model after it; losses in nats, accuracy in percent.
 
-    The accuracy is NaN where labels are no classes.
+    The accuracy is NaN where labels are not classes.
     """
 
     epoch: int
@@ -73,7 +73,7 @@ def evaluate(
         The mean loss, the accuracy, the number of labels, and the mean of the metric over the examples.
 
     Raises:
-        DataError: There is no example, a label is no class index, or an input is not finite.
+        DataError: There is no example, a label is not a class index, or an input is not finite.
         ModelError: The model does not take the inputs, or does not return logits of these classes.
         StatisticsError: The loss does not fit the outputs or returns no scalar.
         SpecError: `backend` is "sparse", which cannot compute the model or this task.

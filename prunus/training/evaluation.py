@@ -24,7 +24,7 @@ class Evaluation:
     """Mean loss, accuracy in percent, and the mean of a metric.
 
     `n` is the number of labels that count: one per example of a classifier, one per position of a language model or
-    a segmentation; where labels are no classes, the accuracy is NaN and `n` the number of examples.
+    a segmentation; where labels are not classes, the accuracy is NaN and `n` the number of examples.
     """
 
     loss: float
@@ -101,7 +101,7 @@ class Totals:
         self.loss = self.loss + total.double()
 
     def _class_rows(self, batch: Batch, output: object) -> tuple[Tensor, Tensor] | None:
-        """Logits [M, C] and labels [M]; None where the labels are no classes, or their logits are not known."""
+        """Logits [M, C] and labels [M]; None where the labels are not classes, or their logits are not known."""
         labels = labels_of(batch)
         is_other = (
             self.loss_function is not None

@@ -59,7 +59,7 @@ def check_recipes(densities: Sequence[Any], recipes: Sequence[Recipe], fit: obje
 
 
 def check_fit(fit: object, checkpoints: object = None) -> None:
-    """Raise SpecError where `fit` cannot be used; None is no function of the user, and always right.
+    """Raise SpecError where `fit` cannot be used; None means that there is no such function, and is always valid.
 
     Args:
         fit: The function.
@@ -76,7 +76,7 @@ def check_fit(fit: object, checkpoints: object = None) -> None:
         )
     if checkpoints is not None:
         raise SpecError(
-            "Expected fit or checkpoints, which it does not write, got both; leave out one of them."
+            "Expected either fit or checkpoints, got both; fit writes no checkpoints, so leave out one of them."
         )
 
 

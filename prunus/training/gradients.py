@@ -67,9 +67,9 @@ class Gradients:
             return self._add_gradients(inputs, labels, 1.0)
         num_labels, total = count_labeled(labels), torch.zeros((), device=labels.device)
         for part in parts:
-            share = count_labeled(part[1]) / num_labels
-            if share:
-                total += self._add_gradients(*part, share)
+            fraction = count_labeled(part[1]) / num_labels
+            if fraction:
+                total += self._add_gradients(*part, fraction)
         return total if self.fabric is None else sum_gradients(list(self.model.parameters()), total)
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -104,16 +104,16 @@ class Gradients:
         size = self.recipe.micro_batch_size or len(labels)
         return list(zip(torch.split(inputs, size), torch.split(labels, size), strict=True))
 
-    def _add_gradients(self, inputs: Tensor, labels: Tensor, share: float) -> Tensor:
-        """Add the gradients of the mean loss of a part times its share of the labels; returns this product."""
+    def _add_gradients(self, inputs: Tensor, labels: Tensor, fraction: float) -> Tensor:
+        """Add the gradients of the mean loss of a part times its fraction of the labels; returns this product."""
         if self.recipe.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         batch = inputs, labels
         with nullcontext() if self.dtype is None else torch.autocast(self.device, self.dtype):
             output = self._call(batch)
             loss = training_loss(self.model, output, batch, self.loss, self.recipe.label_smoothing)
-        if share != 1:
-            loss = loss * share
+        if fraction != 1:
+            loss = loss * fraction
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

@@ -63,10 +63,10 @@ def train(
     """Train `model` in place.
 
     Args:
-        model: Any module; labels [B] are those of logits [B, C], labels [B, T] of [B, T, C], labels [B, H, W] of
+        model: Any module; labels [B] belong to logits [B, C], labels [B, T] to [B, T, C], labels [B, H, W] to
             [B, C, H, W]. If it is in training mode, every module keeps its mode; if it is in evaluation mode, all
             modules are trained in training mode, except normalization layers whose parameters are all frozen.
-            Afterwards every module is in the mode it had. A network in half precision is trained in float32, and
+            Afterwards every module has its earlier mode. A network in half precision is trained in float32, and
             rounded at the end.
         data: The training split trains, the validation split is evaluated; the test split is not used. Labels that are
             `IGNORE_INDEX` (-100) count neither in a loss nor in an accuracy. Without class names, labels may be
@@ -97,12 +97,12 @@ def train(
             the checkpoint, which all must be able to read. None: this process alone.
 
     Returns:
-        The metrics of each evaluated epoch; the accuracy is NaN where labels are no classes.
+        The metrics of each evaluated epoch; the accuracy is NaN where labels are not classes.
 
     Raises:
         SpecError: The recipe is out of range, both masks and a constraint are given, `recipe.patience` is set while
             only the last epoch is evaluated, the sparse backend is requested and cannot train the model, or the
-            processes of `fabric` are not started or got other arguments.
+            processes of `fabric` are not started or got different arguments.
         DataError: The data cannot be trained on.
         StatisticsError: The loss does not fit the outputs and the labels, or returns no scalar.
         ModelError: The model cannot be trained on the data, or the masks or the constraint belong to another model.

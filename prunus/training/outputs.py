@@ -82,7 +82,7 @@ def output_tensor(model: nn.Module, output: object) -> Tensor:
         The tensor.
 
     Raises:
-        ModelError: The output is no tensor and has no logits.
+        ModelError: The output is not a tensor and has no logits.
     """
     tensor = output if isinstance(output, Tensor) else output_field(output, "logits")
     if tensor is None:
@@ -106,7 +106,7 @@ def check_logits(model: nn.Module, logits: Tensor, batch_size: int, num_classes:
         The same tensor [B, C].
 
     Raises:
-        ModelError: The output is no floating-point tensor [B, C] with B equal to `batch_size` and C at least
+        ModelError: The output is not a floating-point tensor [B, C] with B equal to `batch_size` and C at least
             `num_classes`.
     """
     kind, expected = type(model).__name__, f"logits [{batch_size}, C] with C at least {num_classes}"

@@ -66,8 +66,8 @@ def check_same(values: Mapping[str, Any]) -> None:
     different = [name for name in values if len({text[name] for text in texts}) > 1]
     if different:
         raise SpecError(
-            f"Expected the same training in all {len(texts)} processes, got another {' and '.join(different)} in some "
-            "of them; use the same seeds in each."
+            f"Expected the same training in all {len(texts)} processes, got a different {' and '.join(different)} in "
+            "some of them; use the same seeds in each."
         )
 
 

@@ -53,6 +53,6 @@ def _convert(tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> None:
         if len(group) == 1:
             group[0].data = group[0].data.to(target)
             continue
-        whole = group[0].new_empty(0).detach().set_(group[0].untyped_storage()).to(target)
+        storage_values = group[0].new_empty(0).detach().set_(group[0].untyped_storage()).to(target)
         for tensor in group:
-            tensor.data = whole.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+            tensor.data = storage_values.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())

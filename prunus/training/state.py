@@ -50,7 +50,7 @@ class Observer(Protocol):
     def is_due(self, step: int) -> bool:
         """Whether `observe` is to be called after `step` steps."""
 
-    def observe(self, moment: TrainingView) -> None:
+    def observe(self, view: TrainingView) -> None:
         """Observe the training as it is now."""
 
     def state_dict(self) -> tuple[dict[str, Tensor], Any]:
@@ -135,7 +135,7 @@ def optimizer_state(
         The tensors of the state, without entries that are None; empty before the first step.
 
     Raises:
-        CheckpointError: The state of a tensor holds a value that is no tensor.
+        CheckpointError: The state of a tensor holds a value that is not a tensor.
     """
     state = {
         f"{name}/{key}": value

@@ -157,7 +157,7 @@ class Trainer:
             progress: Called after every batch.
 
         Returns:
-            The mean loss over the labels that count, or over the examples where labels are no classes.
+            The mean loss over the labels that count, or over the examples where labels are not classes.
         """
         if self.network is not None:
             return train_sparse_epoch(self, self.network, split, seed, observer, progress)

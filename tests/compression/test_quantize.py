@@ -61,7 +61,7 @@ def centroids(model, masks):
 
 
 def test_deep_compression_in_an_own_loop_equals_that_of_prunus_bit_for_bit(data, tmp_path):
-    """With the dense backend, which an own loop is."""
+    """With the dense backend, which any training loop of the user is."""
     recipe = prunus.CompressionRecipe(
         dense=RECIPE, density=0.5, schedule="one_shot", rounds=1, retrain=RECIPE, final_retrain=RECIPE, bits=3,
         finetune=RECIPE, kmeans_init="linear", half_precision_biases=False,

@@ -111,7 +111,7 @@ BAD_BUDGETS = [
     ({"max_accuracy_drop": True}, "got True"),
     ({"max_accuracy_drop": "1"}, "got '1'"),
     ({"max_accuracy_drop": 1.0, "density": 0.5}, "got 1.0 points and 0.5; leave one of them out"),
-    ({"max_accuracy_drop": 1.0, "scope": "2:4"}, "scope layer or global with a largest accuracy drop"),
+    ({"max_accuracy_drop": 1.0, "scope": "2:4"}, "scope layer or global with max_accuracy_drop"),
     ({"dencity": 0.5}, r"got \['dencity'\]; correct the name"),
 ]
 

@@ -50,8 +50,8 @@ def test_splits_have_every_image_once(folder):
     assert [len(split) for split in (data.train, data.validation, data.test)] == [28, 3, 9]
     parts = [(path.parent.name, label) for path, label in zip(data.test.paths, data.test.labels, strict=True)]
     assert all(data.class_names[label] == name for name, label in parts)
-    held_out, kept = set(data.validation.paths), set(data.train.paths)
-    assert len(held_out | kept) == 31
+    validation_paths, train_paths = set(data.validation.paths), set(data.train.paths)
+    assert len(validation_paths | train_paths) == 31
     assert len(set(data.train.labels[:6].tolist())) == 3  # in random order
     assert data.test.take(2).inputs.shape == (2, 3, 224, 224)
     assert "28 images" in repr(data)
@@ -74,20 +74,20 @@ def test_test_folder_without_classes_is_not_used(folder, tmp_path):
 
 def test_calibration_images_depend_on_the_seed_and_are_read_once(folder, monkeypatch):
     data, read = load_image_folder(folder, size=16), []
-    whole = prunus.Split(data.train.inputs, data.train.labels)
+    train_split = prunus.Split(data.train.inputs, data.train.labels)
     monkeypatch.setattr(
         image_folder, "read_image", lambda path, *rest: read.append(path) or read_image(path, *rest)
     )
-    chosen = []
+    paths_read = []
     for seed in (0, 0, 1):
         read.clear()
         examples = sample_examples(data if seed else data.train, 6, seed)
-        chosen.append(set(read))
-        assert len(chosen[-1]) == len(read) == 6
-        expected = sample_examples(whole, 6, seed)
+        paths_read.append(set(read))
+        assert len(paths_read[-1]) == len(read) == 6
+        expected = sample_examples(train_split, 6, seed)
         assert torch.equal(examples.inputs, expected.inputs)
         assert torch.equal(examples.labels, expected.labels)
-    assert chosen[0] == chosen[1] != chosen[2]
+    assert paths_read[0] == paths_read[1] != paths_read[2]
     read.clear()
     assert len(as_examples(data, 5)) == len(read) == 5
 
@@ -199,7 +199,7 @@ def remove_part(root):
         (remove_class, "but 'red' is in one of them only"),
         (empty_class, "images of the class 'red', but .* has none"),
         (remove_part, "val to have one folder of images per class, which does not exist"),
-        (shutil.rmtree, "which is no folder; correct the path"),
+        (shutil.rmtree, "which is not a folder; correct the path"),
     ],
 )
 def test_damaged_folder_is_named(damage, message, folder, tmp_path):

@@ -329,7 +329,7 @@ BAD_OPTIONS = [
     ),
     (
         ("--max-accuracy-drop=1", "--density=0.5"),
-        "a largest accuracy drop or a density, got 1.0 points and 0.5",
+        "either max_accuracy_drop or a density, got 1.0 points and 0.5",
     ),
     (("--max-accuracy-drop=-1",), "0 to 100 percentage points, got -1.0"),
     (

@@ -289,7 +289,10 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     long = "a_word_that_is_wider_than_400_pixels_on_a_phone_" * 2
     content = content_with(long)
     row = (long, [("98.17", "0.12")] * 12)
-    content |= {"cells": {"header": ["curve", *"abcdefghijkl"], "rows": [row] * 3}, "size": "default"}
+    content |= {
+        "cells": {"header": ["curve", *"abcdefghijkl"], "rows": [row] * 3, "shares_dense": False},
+        "size": "default",
+    }
     content |= {"settings": {"model": long, "epochs": "5"}}
     return write_results(content, figures, folder).files[0]
 

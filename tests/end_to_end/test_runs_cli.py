@@ -111,7 +111,7 @@ def test_show_prints_all_sections_of_a_run(run):
 def test_save_refuses_runs_without_a_network(run, tmp_path):
     file = tmp_path / "net.prunus"
     for id, why in (
-        (IDS["good"], "the result of a run of its kind is numbers"),
+        (IDS["good"], "runs of its kind store only numbers"),
         (run_id(Baseline(seed=1)), "it is failed, not done; repeat its `prunus run` command"),
         (run_id(Baseline(seed=2)), "it is interrupted, not done; repeat its `prunus run` command"),
     ):

@@ -461,7 +461,7 @@ def test_numbers_are_on_disk_before_a_figure_is_drawn(made, store, run, tmp_path
     def fail(*arguments: object) -> None:
         raise RuntimeError("no figure today")
 
-    monkeypatch.setattr("prunus.experiments.results.save_pictures", fail)
+    monkeypatch.setattr("prunus.experiments.results.save_images", fail)
     run(*RUN, *sets(), "--store", store, "--out", "again", code=1)
     assert csvs(tmp_path / "again") == csvs(made[0] / "figures")
     assert {path.suffix for path in (tmp_path / "again").iterdir()} == {".csv", ".json", ".md"}

@@ -155,8 +155,8 @@ def test_every_part_of_every_statement_exists():
 
 def test_default_sizes_have_enough_replicates():
     names = {name for statement in STATEMENTS for name in statement.parts}
-    few = {name for name in names if EXPERIMENTS[name].num_replicates("default") < 3}
-    assert few == {"hassibi1993.xor"}  # whose replicate has 100 networks
+    with_few = {name for name in names if EXPERIMENTS[name].num_replicates("default") < 3}
+    assert with_few == {"hassibi1993.xor"}  # whose replicate has 100 networks
     convolutional = claim_list.default_size(EXPERIMENTS["frankle2019.conv"])
     size = "data cifar-10; epochs 10; training examples 20000; rounds 8; n = 3"
     assert convolutional == f"conv-2, conv-4, conv-6; {size}"

@@ -54,16 +54,16 @@ def test_every_replicate_has_other_training_examples_and_all_test_examples():
 
 def test_smaller_training_sets_have_as_many_steps():
     settings = PrunedBesideDense.of_size("lenet-300-100", "default")
-    few = settings.with_examples(1000)
-    assert few.recipe.epochs * 1000 == settings.recipe.epochs * settings.examples
-    assert few.retrain_epochs * 1000 == settings.retrain_epochs * settings.examples
+    smaller = settings.with_examples(1000)
+    assert smaller.recipe.epochs * 1000 == settings.recipe.epochs * settings.examples
+    assert smaller.retrain_epochs * 1000 == settings.retrain_epochs * settings.examples
 
 
 def test_zeros_have_one_curve_per_layer():
     row = {"curve": "net", "zeros in fc2 %": 60.0, "dense zeros in fc2 %": 45.0, "test error %": 1.0}
-    (found,) = zeros_of_layers([row])
-    assert (found["curve"], found["zeros %"], found["dense zeros %"]) == ("inputs of fc2", 60.0, 45.0)
-    assert found["zeros added"] == 15.0
+    (result,) = zeros_of_layers([row])
+    assert (result["curve"], result["zeros %"], result["dense zeros %"]) == ("inputs of fc2", 60.0, 45.0)
+    assert result["zeros added"] == 15.0
 
 
 @pytest.mark.parametrize(("fraction", "pruned"), [(0.5, 25), (1.0, 50)])
@@ -73,11 +73,11 @@ def test_the_smallest_biases_are_pruned(fraction, pruned):
     before = copy.deepcopy(model)
     masks = _prune_smallest(model, names, fraction, 0)
     biases = torch.cat([before.get_parameter(name) for name in names]).abs()
-    kept = torch.cat([masks[name] for name in names])
+    mask = torch.cat([masks[name] for name in names])
     assert (
-        int((~kept).sum()) == int((torch.cat([model.get_parameter(n) for n in names]) == 0).sum()) == pruned
+        int((~mask).sum()) == int((torch.cat([model.get_parameter(n) for n in names]) == 0).sum()) == pruned
     )
-    assert not bool(kept.any()) or biases[kept].min() >= biases[~kept].max()
+    assert not bool(mask.any()) or biases[mask].min() >= biases[~mask].max()
     assert torch.equal(model.fc1.weight, before.fc1.weight)
 
 

@@ -1,5 +1,6 @@
 """Liu et al. 2019: the paper's settings, the arms of a pruned network, the budget of Scratch-B, and the verdicts."""
 
+import copy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 
 from prunus.data import load_data
 from prunus.errors import DensityError, SpecError, UnknownNameError
-from prunus.experiments import EXPERIMENTS
+from prunus.experiments import EXPERIMENTS, liu2019_pruned
 from prunus.experiments.liu2019_methods import METHODS
 from prunus.experiments.liu2019_pruned import (
     FINE_TUNED,
@@ -20,11 +21,13 @@ from prunus.experiments.liu2019_pruned import (
     recipe_of,
     removal_of,
     starting_network,
+    train_pruned_network,
 )
-from prunus.experiments.running import run_experiment
+from prunus.experiments.running import draw_experiment, run_experiment
 from prunus.pruning.prunable import layer_kinds
 from prunus.pruning.structured.macs import count_macs
 from prunus.runs.spec import code_digests
+from prunus.runs.store import Store
 from prunus.seeds import derive_seed
 from prunus.tickets.ticket import make_outline
 from prunus.training import Recipe
@@ -54,12 +57,12 @@ def test_full_size_of_the_figure_has_the_settings_of_the_paper():
     runs = full_specs("liu2019.tickets")
     for label, ticket in runs:
         rate = float(label["curve"].rpartition(" ")[2])
-        own = ticket.baseline
-        assert own.recipe.replace(source="") == recipe.replace(learning_rate=rate)
-        assert (own.data, own.examples, ticket.scope, ticket.criterion) == (
+        baseline = ticket.baseline
+        assert baseline.recipe.replace(source="") == recipe.replace(learning_rate=rate)
+        assert (baseline.data, baseline.examples, ticket.scope, ticket.criterion) == (
             "cifar-10", None, "global", "large_final",
         )  # fmt: skip
-        network = make_outline(own.model)
+        network = make_outline(baseline.model)
         kinds = layer_kinds(network)
         pruned = set(ticket.weights_of(network))
         assert pruned == {name for name, kind in kinds.items() if kind == "conv"}
@@ -91,13 +94,13 @@ def test_full_size_of_the_tables_has_the_settings_of_the_paper():
     }  # fmt: skip
     penalties = {"vgg": 1e-4, "preresnet": 1e-5, "densenet": 1e-5}  # authors' code
     for group, runs in by_group.items():
-        for label, own in runs:
-            assert own.recipe.epochs == 160
+        for label, settings in runs:
+            assert settings.recipe.epochs == 160
             if label["curve"] == FINE_TUNED:
-                assert (own.finetune.epochs, own.finetune.learning_rate) == (40, 1e-3)
-                assert own.finetune.lr_schedule == "constant"
+                assert (settings.finetune.epochs, settings.finetune.learning_rate) == (40, 1e-3)
+                assert settings.finetune.lr_schedule == "constant"
             if label["over"] == "slimming":
-                assert own.penalty == penalties[group]
+                assert settings.penalty == penalties[group]
     assert {label["over"] for runs in by_group.values() for label, _ in runs} == set(METHODS)
 
 
@@ -120,31 +123,33 @@ def test_random_filters_at_half_of_the_macs_are_the_runs_of_scratch_e():
     }
     shared = [label for label, spec in full_specs("liu2019.filters", "default") if spec in scratch]
     assert {(label["group"], label["curve"]) for label in shared} == {
-        (group, "random initialization, learning rate 0.1") for group in ("vgg", "resnet")
+        (group, f"{schedule}random initialization, learning rate 0.1")
+        for group in ("vgg", "resnet")
+        for schedule in ("", "iterative ")
     }
 
 
-@pytest.mark.parametrize(("kept", "epochs"), [(1.0, 160), (0.5, 320), (0.34, 471)])
-def test_scratch_b_has_the_multiply_accumulates_of_the_large_training(kept, epochs):
+@pytest.mark.parametrize(("kept_fraction", "epochs"), [(1.0, 160), (0.5, 320), (0.34, 471)])
+def test_scratch_b_has_the_multiply_accumulates_of_the_large_training(kept_fraction, epochs):
     settings = PrunedNetwork(Recipe(160, 0.1, 64), arm=SCRATCH_B)
-    assert recipe_of(settings, kept).epochs == epochs
-    assert recipe_of(replace(settings, arm=SCRATCH_E), kept).epochs == 160
-    assert recipe_of(replace(settings, arm=FINE_TUNED), kept).epochs == 40
+    assert recipe_of(settings, kept_fraction).epochs == epochs
+    assert recipe_of(replace(settings, arm=SCRATCH_E), kept_fraction).epochs == 160
+    assert recipe_of(replace(settings, arm=FINE_TUNED), kept_fraction).epochs == 40
 
 
 def starting_weights(settings, data, method, arm):
     """The weights of the two convolutions that training starts from, and the kept channels of the first one."""
     settings, trained = replace(settings, method=method, arm=arm), settings.network(seed=99)
     remove = removal_of(settings, trained, data, {}, 0)
-    small = starting_network(settings, trained, remove, 0)
+    small = starting_network(settings, trained, [remove], 0)
     assert small[3].weight.shape[1] == len(small[0].weight) < 8
     return small[0].weight.detach(), small[3].weight.detach(), small[1].weight.detach()
 
 
 def rows_in(small, large):
     """Whether each filter is one of those of the large layer, in their order."""
-    found = [next((i for i, row in enumerate(large) if torch.equal(row, own)), -1) for own in small]
-    return found == sorted(set(found)) and -1 not in found
+    positions = [next((i for i, row in enumerate(large) if torch.equal(row, x)), -1) for x in small]
+    return positions == sorted(set(positions)) and -1 not in positions
 
 
 @pytest.mark.parametrize("method", ["l1", "regression"])
@@ -156,9 +161,9 @@ def test_arms_start_from_trained_original_and_new_weights_of_the_same_channels(m
     trained, initial = TINY.network(99), TINY.network(derive_seed(0, "model"))
     assert rows_in(first[FINE_TUNED], trained[0].weight)
     assert rows_in(first[TICKET], initial[0].weight)
-    kept = [i for i, row in enumerate(trained[0].weight) if (row == first[FINE_TUNED]).all((1, 2, 3)).any()]
-    assert torch.equal(first[TICKET], initial[0].weight[kept])
-    assert rows_in(second[FINE_TUNED], trained[3].weight[:, kept]) == (
+    rows = [i for i, row in enumerate(trained[0].weight) if (row == first[FINE_TUNED]).all((1, 2, 3)).any()]
+    assert torch.equal(first[TICKET], initial[0].weight[rows])
+    assert rows_in(second[FINE_TUNED], trained[3].weight[:, rows]) == (
         method == "l1"
     )  # regression refits them
     assert torch.equal(first[SCRATCH_E], first[SCRATCH_B])
@@ -197,12 +202,90 @@ def test_tables_are_run_end_to_end(tmp_path):
     assert all(verdict["reason"] == "one replicate is not enough" for verdict in decided.values())
 
 
-def test_filters_are_run_end_to_end(tmp_path):
+@pytest.mark.parametrize("arm", [TICKET, SCRATCH_E])
+def test_iterative_removal_rewinds_and_trains_what_the_last_round_kept(arm, monkeypatch):
+    settings = replace(TINY, arm=arm, macs=0.25, removal_rounds=2)
+    data, large = settings.dataset(), settings.network(99)
+    monkeypatch.setattr(PrunedNetwork, "load", lambda self, directory: copy.deepcopy(large))
+    starts, train = [], liu2019_pruned.train
+
+    def recorded_train(network, *args, **options):
+        starts.append((count_macs(network, data.train.inputs[:1]), network[0].weight.detach().clone()))
+        train(network, *args, **options)
+
+    monkeypatch.setattr(liu2019_pruned, "train", recorded_train)
+    (row,) = train_pruned_network(settings, 0, FinishedLarge())
+    macs, initial = count_macs(large, data.train.inputs[:1]), settings.network(derive_seed(0, "model"))
+    assert [0.25 < starts[0][0] / macs <= 0.5, 0 < starts[1][0] / macs <= 0.25] == [True, True]
+    assert row["MACs %"] == pytest.approx(100 * starts[1][0] / macs)
+    from_initial = rows_in(starts[0][1], initial[0].weight), rows_in(starts[1][1], initial[0].weight)
+    assert from_initial == (True, arm == TICKET)
+    (once,) = train_pruned_network(replace(settings, macs=0.5, removal_rounds=1), 0, FinishedLarge())
+    assert (starts[2][0] == starts[0][0], torch.equal(starts[2][1], starts[0][1])) == (True, arm == TICKET)
+    assert once["MACs %"] == pytest.approx(100 * starts[0][0] / macs)
+
+
+class FinishedLarge:
+    """The directory of a large network with a known accuracy."""
+
+    def rows(self):
+        return [{"test accuracy": 50.0}]
+
+
+def test_iterative_curves_have_one_more_round_at_each_fraction_and_leave_the_runs_of_the_others():
+    def runs_to(size):
+        return {
+            (label["curve"], label["kept MACs %"]): (
+                run.settings.arm,
+                run.settings.macs,
+                run.settings.removal_rounds,
+            )
+            for label, run in full_specs("liu2019.filters", size)
+            if label["kept MACs %"] < 100
+        }
+
+    for rate in ("0.1", "0.01"):
+        for start, arm in (("winning ticket", TICKET), ("random initialization", SCRATCH_E)):
+            curve = f"{start}, learning rate {rate}"
+            for size, points in (("smoke", 1), ("default", 2), ("full", 2)):
+                runs = runs_to(size)
+                once = [(arm, 0.5, 1), (arm, 0.25, 1)][:points]
+                assert [run for (name, _), run in runs.items() if name == curve] == once
+                iterative = [run for (name, _), run in runs.items() if name == f"iterative {curve}"]
+                assert iterative == [(arm, 0.5, 1), (arm, 0.25, 2)]
+
+
+def test_filters_are_run_end_to_end_in_a_store_of_before_the_iterative_curves(tmp_path):
+    experiment, store = EXPERIMENTS["liu2019.filters"], tmp_path / "store"
+
+    def runs_of_before(template, size):
+        return [
+            run for run in experiment.runs(template, size) if not run[0]["curve"].startswith("iterative ")
+        ]
+
+    before = replace(experiment, runs=runs_of_before)
+    run_experiment(before, "smoke", tmp_path, store=store, executor="inline", settings=SETTINGS)
+    result = draw_experiment(experiment, Store(store), tmp_path / "drawn")
+    assert [path.name for path in result.files if path.suffix == ".png"] == ["liu2019.filters.accuracy.png"]
+
     result = run("liu2019.filters", tmp_path)
     points = {(row["curve"], row["kept MACs %"]) for row in result.content["rows"]}
-    assert len(points) == 8
-    assert {kept for _, kept in points} == {50.0, 100.0}
-    assert (tmp_path / "out" / "liu2019.filters.accuracy.csv").exists()
+    assert len(points) == 20
+    for iterative in (False, True):
+        kept_macs = {macs for curve, macs in points if curve.startswith("iterative ") == iterative}
+        assert kept_macs == ({25.0, 50.0, 100.0} if iterative else {50.0, 100.0})
+        figure = "iterative" if iterative else "accuracy"
+        curves = {row.split(",")[0] for row in drawn_rows(tmp_path, figure)}
+        assert {curve.startswith('"iterative ') for curve in curves} == {iterative}
+    claims = [verdict["claim"] for verdict in result.content["verdicts"]]
+    assert [claim.partition(" a ticket")[0] for claim in claims] == [
+        "At the learning rate 0.1", "At the learning rate 0.01",
+    ]  # fmt: skip
+
+
+def drawn_rows(folder, figure):
+    text = (folder / "out" / f"liu2019.filters.{figure}.csv").read_text(encoding="utf-8")
+    return text.splitlines()[1:]
 
 
 def test_figure_is_run_end_to_end(tmp_path):
@@ -225,6 +308,8 @@ def test_figure_is_run_end_to_end(tmp_path):
         ({"arm": "Scratch-C"}, SpecError, "got 'Scratch-C'"),
         ({"macs": 0.0}, SpecError, r"macs above 0 and at most 1, a fraction to keep, got 0\.0"),
         ({"macs": 40.0}, SpecError, r"got 40\.0"),
+        ({"method": "sss", "removal_rounds": 2}, SpecError, "Expected removal_rounds=1 for the method sss"),
+        ({"method": "slimming", "removal_rounds": 3}, SpecError, r"removal_rounds=1 .* got 3"),
     ],
 )
 def test_impossible_pruned_network_is_refused_before_its_large_network_is_trained(
@@ -232,6 +317,12 @@ def test_impossible_pruned_network_is_refused_before_its_large_network_is_traine
 ):
     with pytest.raises(error, match=expected_message):
         replace(TINY, **settings).run()
+
+
+@pytest.mark.parametrize("rounds", [0, -1])
+def test_rounds_below_one_are_refused_before_the_work(rounds):
+    with pytest.raises(SpecError, match=f"Expected removal_rounds to be at least 1, got {rounds}"):
+        replace(TINY, removal_rounds=rounds).run().cost()
 
 
 def test_unknown_method_of_a_table_is_refused_before_the_work(tmp_path):

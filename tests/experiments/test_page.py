@@ -114,7 +114,7 @@ def test_page_needs_no_other_file_and_runs_one_script(tmp_path: Path) -> None:
 def test_page_that_cannot_be_written_leaves_the_numbers(tmp_path: Path) -> None:
     (tmp_path / "n.html").mkdir()
     with pytest.raises(
-        PrunusError, match=r"n\.json.* complete; what follows failed: .*n\.html cannot be written"
+        PrunusError, match=r"n\.json.* complete; the next step failed: .*n\.html cannot be written"
     ):
         written("plain", tmp_path)
     assert not list(tmp_path.glob(".*"))
@@ -446,10 +446,12 @@ def test_table_summarizes_the_rows(default_page: Any) -> None:
     header = ["n", METRICS[ACCURACY].column, METRICS["final_test_accuracy"].column]
     assert page.words[at + 1 : at + 4] == header
     cells = page.words[at + 4 :]
-    assert cells[:8] == ["large_final", "0", "100 % (0 %)", "3", "90.12", "± 0.12", "87", "± 1"]
+    assert cells[:8] == ["large_final", "0", "100 % (0 %)", "3", "90.12", "± 0.12", "87.0", "± 1.0"]
     small = cells[cells.index("small_final") :]
-    assert small[8:15] == ["1", "80.00 % (20.00 %)", "3", "81.12", "± 0.094", "87", "± 1"]
+    assert small[1:8] == ["1", "80.00 % (20.00 %)", "3", "81.125", "± 0.094", "87.0", "± 1.0"]
     assert len(result.table) == 6
+    shared = "Level 0 is the dense network; where several curves start from it, it is in the first of them."
+    assert (result.text.count("| 100 % (0 %) |"), shared in result.text) == (1, True)
     assert "are drawn" not in result.text + " ".join(page.words)
 
 
@@ -472,7 +474,7 @@ def test_all_comparisons_are_in_the_file_and_grouped_on_the_page(default_page: A
     }
     at = page.words.index("64.00 % (36.00 %)", page.words.index("Paired comparisons"))
     assert page.words[at + 1 : at + 5] == ["▼", "less accurate:", "small_final", "18.00 pp (17.92 to 18.08)"]
-    assert "- 64.00 % (36.00 %): less accurate: small_final by 18.00 pp (17.92 to 18.08)" in result.text
+    assert "| 64.00 % (36.00 %) | – | small_final by 18.00 pp (17.92 to 18.08) | – |" in result.text
 
 
 # --- every experiment -----------------------------------------------------------------------------------

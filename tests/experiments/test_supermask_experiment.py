@@ -251,10 +251,7 @@ def test_network_of_a_run_can_be_saved_and_loaded(finished, run_cli, tmp_path):
         arguments = ["runs", "save", id, file, "--store", store.path]
         if spec.kind == "criterion_supermask":
             messages = run_cli(*arguments, code=1).err
-            assert (
-                messages
-                == f"error: {id} has no network to write: the result of a run of its kind is numbers.\n"
-            )
+            assert messages == f"error: {id} has no network to write: runs of its kind store only numbers.\n"
             continue
         printed = json.loads(run_cli(*arguments, "--json", "--force").out)
         assert printed["run"] == prunus.inspect(file).metadata["run"] == id

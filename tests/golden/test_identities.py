@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import pytest
 
+from prunus.experiments import EXPERIMENTS
 from prunus.runs.settings import canonical_json, nondefault_settings
 from prunus.runs.spec import run_id
 from prunus.tickets.baseline import BaselineSpec
@@ -81,6 +82,19 @@ TICKETS = {
 @pytest.mark.parametrize("name", TICKETS)
 def test_spec_of_tickets_has_this_id(name):
     assert run_id(TICKETS[name]) == name
+
+
+EXPERIMENT_RUNS = {
+    ("liu2019.filters", 1): "function-c794ab60b00e3dfb",
+    ("speed.filters_and_weights", 0): "function-8da38b0527ec9992",
+    ("families.compression", 0): "function-e9b17e3576f296f6",
+}
+
+
+@pytest.mark.parametrize(("name", "position"), EXPERIMENT_RUNS)
+def test_run_of_an_experiment_has_the_id_of_its_published_rows(name, position):
+    _, spec = EXPERIMENTS[name].labeled_runs("default", [0], {})[position]
+    assert run_id(spec) == EXPERIMENT_RUNS[name, position]
 
 
 @dataclass(frozen=True)

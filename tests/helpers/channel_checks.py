@@ -9,8 +9,8 @@ from prunus.pruning.structured.verify import removal_error
 
 def error_of(model, analysis, removed):
     """How far the outputs without channels are from those with the channels set to zero."""
-    kept = analysis.kept_labels(removed)
-    attributes = bound_attributes(analysis.bindings, lambda constant: constant.kept(kept))
+    is_kept = analysis.kept_labels(removed)
+    attributes = bound_attributes(analysis.bindings, lambda constant: constant.reduced_value(is_kept))
     traced = analysis.traced
     return removal_error(model, traced.args, traced.kwargs, kept_indices(analysis, removed), attributes)
 

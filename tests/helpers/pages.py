@@ -1,14 +1,14 @@
 """Contents of experiment pages, and figures with their files."""
 
 from prunus.report.figure_data import FigureData
-from prunus.report.figures import save_numbers, save_pictures
+from prunus.report.figures import save_images, save_numbers
 
 
 def save_line_plot(path, series, *, reference=(), **about):
     """Write the four files of a figure: PNG, SVG, HTML and CSV."""
     figure = FigureData(series, references=reference, **about)
     save_numbers(path, figure)
-    return save_pictures(path, figure)
+    return save_images(path, figure)
 
 
 def content_with(word):
@@ -39,9 +39,10 @@ def content_with(word):
         "size": "smoke",
         "verdicts": [verdict],
         "published": [{"where": {"curve": word}, "metric": word, "value": 1.0, "source": word}],
+        "published_rows": [(word, word, word)],
         "differences": [word],
         "table": [],
-        "cells": {"header": [word], "rows": [(word, [(word, word)])]},
+        "cells": {"header": [word], "rows": [(word, [(word, word)])], "shares_dense": True},
         "comparisons": [],
         "comparison_tables": [{"heading": word, "more": word, "less": word, "rows": [comparison]}],
         "invariants": {"points": 2, "passed": 1, "checks": [(word, 1, 2)], "failed": [(word, word, word)]},

@@ -362,7 +362,7 @@ def test_unpack_refuses_a_reference_to_no_such_tensor(row, blob):
 
 def test_unpack_refuses_a_reference_to_a_reference():
     rows = [["a", "float32", [0], 1], ["b", "float32", [0], 2], ["c", "float32", [0], 2]]
-    with pytest.raises(CorruptFileError, match="'c' refers to tensor 1, which is no earlier tensor"):
+    with pytest.raises(CorruptFileError, match="'c' refers to tensor 1, which is not an earlier tensor"):
         unpack(of_tensors(rows, [b"\0", tied(0), tied(1)]))
 
 

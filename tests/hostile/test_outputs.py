@@ -266,7 +266,7 @@ def test_unwritable_page_does_not_lose_the_result(folder):
     assert done.returncode == 1, done.stderr
     *_, last = done.stderr.splitlines()
     assert last == (
-        "error: out.prunus is complete; what follows failed: out.html cannot be written: File too large."
+        "error: out.prunus is complete; the next step failed: out.html cannot be written: File too large."
     )
     assert json.loads(done.stdout)["file_bytes"] == Path("out.prunus").stat().st_size
     assert prunus.read("out.prunus").keys() == {"1.weight", "1.bias"}
@@ -280,9 +280,9 @@ def test_numbers_of_an_experiment_outlive_a_figure_that_fails(tmp_path, monkeypa
     def fails(*arguments):
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr("prunus.experiments.results.save_pictures", fails)
+    monkeypatch.setattr("prunus.experiments.results.save_images", fails)
     with pytest.raises(
-        OutputError, match=r"mine\.md, .* are complete; what follows failed: RuntimeError: no fonts"
+        OutputError, match=r"mine\.md, .* are complete; the next step failed: RuntimeError: no fonts"
     ):
         write_results(content, {"errors": figure}, tmp_path)
     names = {"mine.json", "mine.md", "mine.errors.csv", "mine.comparisons.csv"}

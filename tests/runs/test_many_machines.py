@@ -244,15 +244,15 @@ def test_a_paused_store_starts_no_run_until_it_is_resumed(store, monkeypatch):
     pause(store)
     with pytest.raises(StoreError, match="is paused; continue with `prunus runs resume`"):
         run_plan(SPECS, store, executor="inline")
-    taken = []
-    waiting = threading.Thread(target=lambda: taken.append(RunScheduler(SPECS, store).next()), daemon=True)
+    specs = []
+    waiting = threading.Thread(target=lambda: specs.append(RunScheduler(SPECS, store).next()), daemon=True)
     waiting.start()
     waiting.join(0.1)
     assert waiting.is_alive()
-    assert not taken
+    assert not specs
     resume(store)
     waiting.join(20)
-    assert taken == [SPECS[0]]
+    assert specs == [SPECS[0]]
     resume(store)
     assert not is_paused(store)
 
@@ -380,10 +380,10 @@ def check_equals_inline(store, tmp_path):
     run_plan(plan(EPOCHS), inline, executor="inline")
     assert store.ids() == inline.ids()
     for run in inline.runs():
-        one, other = (each.directory(run.id) for each in (inline, store))
-        assert one.curve() == other.curve()
-        for file in one.path.glob("*.safetensors"):
-            expected, got = load_file(file), load_file(other.path / file.name)
+        inline_directory, run_directory = (each.directory(run.id) for each in (inline, store))
+        assert inline_directory.curve() == run_directory.curve()
+        for file in inline_directory.path.glob("*.safetensors"):
+            expected, got = load_file(file), load_file(run_directory.path / file.name)
             assert {k: v.numpy().tobytes() for k, v in expected.items()} == {
                 k: v.numpy().tobytes() for k, v in got.items()
             }
@@ -425,15 +425,15 @@ def test_a_ray_node_that_is_lost_loses_no_run(store, tmp_path, monkeypatch):
 
 def jobs_of(folder):
     """The process IDs of the jobs that submitit's local executor runs from a folder."""
-    found = []
+    process_ids = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = path.read_text().split("\0")
         except OSError:
             continue
         if "submitit.core._submit" in command and str(folder) in " ".join(command):
-            found.append(int(path.parent.name))
-    return found
+            process_ids.append(int(path.parent.name))
+    return process_ids
 
 
 # submitit does not wait for a process that it has told to end.

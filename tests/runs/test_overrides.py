@@ -69,7 +69,7 @@ def test_setting_names_are_those_that_text_can_change():
         ("epochs", "3", r"Unknown setting 'epochs'; did you mean 'dense\.recipe\.epochs'"),
         ("lr", "3", r"did you mean 'dense\.recipe\.learning_rate' or 'dense\.recipe\.lr_schedule'\?"),
         ("round", "3", r"did you mean 'rounds'"),
-        ("quite.other", "3", r"Unknown setting 'quite\.other'; there are: dense\.recipe\.epochs, "),
+        ("quite.other", "3", r"Unknown setting 'quite\.other'; available: dense\.recipe\.epochs, "),
         ("dense.recipe", "3", r"a group of settings; set one of: dense\.recipe\.epochs"),
         ("extra", "a", "cannot be set from text .a mapping or none.; set it in Python"),
         ("masks_from", "none", "cannot be set from text .a Ticket or none"),

@@ -132,8 +132,8 @@ def test_share_without_labels_and_arguments_that_differ(digits, tmp_path):
         assert gradients.pop("unused") is None
         for name, gradient in gradients.items():
             assert torch.allclose(gradient, model.get_parameter(name).grad, atol=1e-7)
-        assert "the same training in all 2 processes, got another constraint in some" in masks
-        assert "got another seed in some" in seed
+        assert "the same training in all 2 processes, got a different constraint in some" in masks
+        assert "got a different seed in some" in seed
         assert "which leave a batch of 1; choose another batch_size" in size
 
 

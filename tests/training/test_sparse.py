@@ -162,9 +162,9 @@ class Looking:
     def is_due(self, step):
         return step % self.every == 0
 
-    def observe(self, moment):
-        assert Masks(moment.model, self.masks).verify() == 0
-        self.states[moment.done] = moment.capture()
+    def observe(self, view):
+        assert Masks(view.model, self.masks).verify() == 0
+        self.states[view.done] = view.capture()
 
     def state_dict(self):
         return {}, None
@@ -357,7 +357,7 @@ REASONS = {
         {},
         "is a GELU",
     ),
-    "modes": (Noisy, {}, "in training mode is another"),
+    "modes": (Noisy, {}, "in training mode differs from that in evaluation mode"),
     "tied": (tied, {}, "uses a parameter twice"),
     "frozen": (frozen, {}, "'0.bias' is not trained"),
     "hooks": (hooked, {}, "'1' has hooks"),

@@ -79,9 +79,9 @@ class RecordingMonitor(TrainingMonitor):
         super().__init__(*arguments, **more)
         self.observed_steps: list[int] = []
 
-    def observe(self, moment):
-        self.observed_steps.append(moment.done)
-        super().observe(moment)
+    def observe(self, view):
+        self.observed_steps.append(view.done)
+        super().observe(view)
 
 
 @each_optimizer

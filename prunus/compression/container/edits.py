@@ -95,7 +95,7 @@ def check_edits(
             continue
         if len(old_shape) != len(shape) or any(new > old for old, new in zip(old_shape, shape, strict=True)):
             raise ModelMismatchError(
-                f"{path} holds {name} of shape {list(shape)}, which is no part of {list(old_shape)} in the "
+                f"{path} holds {name} of shape {list(shape)}, which is not a part of {list(old_shape)} in the "
                 f"{type(model).__name__}; pass the original module."
             )
         smaller[name] = shape

@@ -30,7 +30,7 @@ DTYPES: dict[str, torch.dtype] = {
 """The dtypes that a file may hold, by name."""
 
 PLAIN_DATA = "json"
-"""The dtype in the header of a value that is no tensor."""
+"""The dtype in the header of a value that is not a tensor."""
 
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """By item size, the integer dtype as which a real tensor can be viewed bit for bit."""

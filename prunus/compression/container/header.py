@@ -45,7 +45,7 @@ class TensorEntry:
 
     @property
     def is_plain_data(self) -> bool:
-        """Whether the value is no tensor."""
+        """Whether the value is not a tensor."""
         return self.dtype == PLAIN_DATA
 
 

@@ -26,7 +26,7 @@ _PER_TABLE_SYMBOL = 64
 """Bytes of level, frequency and code for each symbol of an alphabet."""
 
 _WORK_PER_BYTE = 4
-"""One symbol may be decoded for so many bytes of `max_bytes`: as many symbols as a float32 tensor has entries."""
+"""One symbol may be decoded for this many bytes of `max_bytes`: as many symbols as a float32 tensor has entries."""
 _WORK_PER_TABLE_SEGMENT = 64
 _WORK_PER_STREAM = 2048
 """The time of parsing a table segment and of opening a stream, in decoded symbols."""
@@ -103,7 +103,7 @@ def _streams(blob: TensorBlob) -> list[tuple[Stream, int]]:
 
 
 def _working_memory(blob: TensorBlob) -> int:
-    """The most bytes that decoding one tensor takes beside the tensor and the file."""
+    """The most bytes that decoding one tensor takes in addition to the tensor and the file."""
     streams = _streams(blob)
     tables = sum(_PER_TABLE_SYMBOL * alphabet for stream, alphabet in streams if stream.codec != "bitpack")
     copies = sum(2 * len(stream.data) for stream, _ in streams)

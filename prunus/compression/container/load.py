@@ -31,7 +31,7 @@ from prunus.models.safetensors_file import tied_names
 from prunus.modules import check_initialized, unwrapped
 
 PART_BYTES = 32 << 20
-"""Tensors of so many bytes are copied into a module at a time."""
+"""Tensors of this many bytes are copied into a module at a time."""
 
 _CONSTRUCTION_ERRORS = (
     *(TypeError, ValueError, ArithmeticError, RuntimeError, LookupError, AttributeError, MemoryError),
@@ -61,7 +61,7 @@ def load(
         ModelError: `into` is not a module, or has tensors without values (lazy, on the meta device).
         ContainerError: The file cannot be read; see `unpack`.
 
-    `into` is not changed where an error is raised.
+    If an error is raised, `into` is not changed.
     """
     if into is not None:
         check_initialized(into)

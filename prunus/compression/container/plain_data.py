@@ -1,6 +1,6 @@
-"""Values of a state_dict that are no tensors, such as the extra state of a module, as JSON.
+"""Values of a state_dict that are not tensors, such as the extra state of a module, as JSON.
 
-None, truth values, integers, finite floats, strings, lists, and dicts whose keys are strings that do not begin with "$"
+None, booleans, integers, finite floats, strings, lists, and dicts whose keys are strings that do not begin with "$"
 are themselves. Everything else is an object of one key:
 
     {"$float": "nan"}    {"$tuple": [...]}    {"$set": [...]}    {"$dict": [[key, value], ...]}    {"$bytes": base64}
@@ -63,7 +63,7 @@ def decode_plain_data(content: bytes, label: str) -> Any:
     try:
         return _from_json(json.loads(content.decode(), parse_constant=_no_constant))
     except (ValueError, TypeError, KeyError, RecursionError, RuntimeError, OverflowError) as error:
-        raise CorruptFileError(f"{label} is no plain data: {error}.") from error
+        raise CorruptFileError(f"{label} is not plain data: {error}.") from error
 
 
 def _to_json(name: str, value: object) -> object:

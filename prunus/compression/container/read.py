@@ -70,7 +70,7 @@ def unpack(data: bytes, max_bytes: int | None = None) -> tuple[Header, dict[str,
 
     Returns:
         The header, and the tensors by name, equal bit for bit to those that were written. Names that were one tensor
-        are one tensor. Values that are no tensors are as they were written.
+        are one tensor. Values that are not tensors are as they were written.
 
     Raises:
         NotAContainerError, UnsupportedVersionError, TruncatedFileError, CorruptFileError: The data is not a sound file.
@@ -94,7 +94,7 @@ def read(path: str | os.PathLike[str], max_bytes: int | None = None) -> dict[str
         max_bytes: The most memory that reading may take, in bytes; see `unpack`.
 
     Returns:
-        The tensors by name, on the CPU, and the values that are no tensors, such as the extra state of a module.
+        The tensors by name, on the CPU, and the values that are not tensors, such as the extra state of a module.
 
     Raises:
         ContainerError: The file cannot be read; see `unpack`.
@@ -202,14 +202,16 @@ def parse_file(data: bytes, max_bytes: int | None = None) -> ParsedFile:
 def _parse_blob(
     section: memoryview, entry: TensorEntry, earlier: Sequence[TensorEntry], blobs: Sequence[TensorBlob]
 ) -> TensorBlob:
-    """The blob of an entry; CorruptFileError where it is that of an earlier tensor which is no such tensor."""
+    """The blob of an entry. Raises CorruptFileError if it refers to an earlier tensor that does not match."""
     label = f"The blob of {entry.name!r}"
     if entry.is_plain_data:
         return TensorBlob(0, len(section), section)
     blob = parse_blob(section, entry.size, DTYPES[entry.dtype], label)
     if blob.tied_to is not None:
         if blob.tied_to >= len(earlier) or blobs[blob.tied_to].tied_to is not None:
-            raise CorruptFileError(f"{label} refers to tensor {blob.tied_to}, which is no earlier tensor.")
+            raise CorruptFileError(
+                f"{label} refers to tensor {blob.tied_to}, which is not an earlier tensor."
+            )
         first = earlier[blob.tied_to]
         if (first.dtype, first.shape) != (entry.dtype, entry.shape):
             raise CorruptFileError(f"{label} refers to {first.name!r}, which has another dtype or shape.")

@@ -129,7 +129,7 @@ def parse_blob(data: memoryview, entries: int, dtype: torch.dtype, label: str) -
     if flags == TIED:
         tied_to = reader.varint()
         if reader.rest():
-            raise CorruptFileError(f"{label} has bytes after the number of the tensor that it is.")
+            raise CorruptFileError(f"{label} has bytes after the number of the tensor that it refers to.")
         return TensorBlob(TIED, 0, b"", tied_to=tied_to)
     _check_flags(flags, dtype, label)
     names = {number: name for name, number in CODEC_NUMBERS.items()}
@@ -165,7 +165,7 @@ def parse_blob(data: memoryview, entries: int, dtype: torch.dtype, label: str) -
 def _check_flags(flags: int, dtype: torch.dtype, label: str) -> None:
     combinable = not flags & ~(SPARSE | CODEBOOK | HALF | COLUMN_MAJOR)
     if not (combinable or flags == GENERATED | CODEBOOK) or (flags & COLUMN_MAJOR and not flags & SPARSE):
-        raise CorruptFileError(f"{label} has flags {flags:#04x}, which mean nothing.")
+        raise CorruptFileError(f"{label} has flags {flags:#04x}, which are not defined.")
     if (flags and not dtype.is_floating_point) or (flags & (HALF | GENERATED) and dtype != torch.float32):
         raise CorruptFileError(
             f"{label} has flags {flags:#04x}, which are not allowed for {str(dtype).removeprefix('torch.')}."

@@ -1,4 +1,4 @@
-"""Decode one tensor from its blob, in chunks, so that little memory is used beside the tensor."""
+"""Decode one tensor from its blob, in chunks, so that little memory is used besides the tensor."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -63,7 +63,7 @@ def _plain(entry: TensorEntry, blob: TensorBlob, label: str) -> Tensor:
     itemsize = dtype.itemsize // 2 if dtype.is_complex else dtype.itemsize
     stored = np.frombuffer(blob.values, unsigned_dtype(itemsize))
     if dtype == torch.bool and stored.size and int(stored.max()) > 1:
-        raise CorruptFileError(f"{label} holds a truth value that is neither 0 nor 1.")
+        raise CorruptFileError(f"{label} holds a boolean value that is neither 0 nor 1.")
     native = stored.astype(stored.dtype.newbyteorder("="), copy=True)
     return torch.from_numpy(native.view(np.uint8)).view(dtype).reshape(entry.shape)
 

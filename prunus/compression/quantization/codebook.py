@@ -84,7 +84,7 @@ def quantize_weights(
 
     Raises:
         QuantizationError: Bits are out of range, missing, or given for a name without a mask.
-        ModelError: A mask has no weight of its name and shape, or weights are no floating-point numbers.
+        ModelError: A mask has no weight of its name and shape, or weights are not floating-point numbers.
         NonFiniteError: A remaining weight is NaN or infinite.
         UnknownNameError: `kmeans_init` is unknown.
 

@@ -209,8 +209,8 @@ def _ranks(values: Tensor, mask: Tensor) -> Tensor:
     Equal values have equal ranks. In float64, so that no two ranks of a large layer are rounded to one.
     """
     mask = mask.bool()
-    _, which, counts = torch.unique(values[mask], return_inverse=True, return_counts=True)
+    _, inverse, counts = torch.unique(values[mask], return_inverse=True, return_counts=True)
     num_smaller = counts.cumsum(0) - counts
     ranks = torch.zeros(values.shape, dtype=torch.float64, device=values.device)
-    ranks[mask] = (num_smaller[which] + 1).double() / len(which)
+    ranks[mask] = (num_smaller[inverse] + 1).double() / len(inverse)
     return ranks

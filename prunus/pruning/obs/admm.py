@@ -116,13 +116,13 @@ class _AdmmLayer:
         if not (scale > 0).all():
             raise NonFiniteError(
                 f"{hessian.num_zero_inputs} inputs of {name!r} are always zero and have no curvature with damping "
-                f"{hessian.damping:.3g}; use a larger one, as damping=0.01."
+                f"{hessian.damping:.3g}; use a larger one, such as damping=0.01."
             )
         system = damped.div_(scale.unsqueeze(2)).div_(scale.unsqueeze(1)).to(dtype)
         system.diagonal(dim1=1, dim2=2).add_(1.0)
         self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))
         self.scale = scale.to(dtype).unsqueeze(1)
-        self.target = hessian.rows(weight).to(dtype) * self.scale
+        self.target = hessian.rows(weight, dtype) * self.scale
         self.sum = self.target.clone()
         self.remaining = self.target
 

@@ -7,9 +7,10 @@ its own Hessians are in memory. Every block receives its inputs in the network b
 Hessians are those of `layer_hessians`, and the order of the layers has no effect. (The authors of SparseGPT pass on the
 outputs of pruned blocks.)
 
-Whether the blocks follow one another is tried on the first batch: the input of each must be the output of the one
+Whether the blocks follow one another is tried on the first examples: the input of each must be the output of the one
 before, all other arguments must be equal, and a second run must return the same. Where they do not, and for layers
-outside of the blocks, all Hessians are collected at once.
+outside of the blocks, all Hessians are collected at once. A pass has so few examples that its activations are small
+beside the Hessians.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,18 +22,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.data.examples import Calibration, Examples, as_examples, map_tensors
+from prunus.data.examples import Batch, Calibration, Examples, as_examples, map_tensors
+from prunus.pruning.calibration_checks import run_forward
 from prunus.pruning.layer_checks import NUM_COMPARED_EXAMPLES
 from prunus.pruning.masks import check_finite
 from prunus.pruning.obs.hessian import DAMPING, LayerHessian, ProductSum, layer_hessians
 from prunus.pruning.obs.layer_inputs import check_used_by_layers_alone, hooked_layers, layer_of
-from prunus.pruning.weights import copied, with_weights
+from prunus.pruning.weights import with_weights
 from prunus.training.modes import eval_mode
 from prunus.training.outputs import Forward, call_model
 from prunus.types import Params, Progress
 
 CACHES = ("cache", "past_key_values", "past_key_value")
 """Arguments of Hugging Face blocks that collect keys and values from call to call; None: nothing is collected."""
+MAX_PASSED_ON = 1 << 18
+"""Entries that one block passes on to the next one at a time (one example may have more): 1 MiB in float32."""
 
 
 @torch.no_grad()
@@ -53,7 +57,7 @@ def hessians_by_block(
         weights: Weights of Linear and convolutional layers, by name.
         inputs: Calibration examples in any form.
         damping: λ as a fraction of the mean of H's diagonal.
-        batch_size: Examples per forward pass.
+        batch_size: Examples per forward pass, at most.
         forward: (model, batch) -> outputs; None: the model is called with the inputs.
         progress: Called after each batch, and after each block.
 
@@ -65,19 +69,19 @@ def hessians_by_block(
     """
     examples, blocks = as_examples(inputs), _find_blocks(model, weights)
     check_finite(weights, "The weight")
-    collect = partial(
-        layer_hessians, damping=damping, batch_size=batch_size, forward=forward, progress=progress
-    )
+    collect = partial(layer_hessians, damping=damping, forward=forward, progress=progress)
     outside = {name: w for name, w in weights.items() if not any(name.startswith(path) for path in blocks)}
     if blocks and not all(torch.equal(weight, model.get_parameter(name)) for name, weight in weights.items()):
         model = with_weights(model, weights)
         blocks = _find_blocks(model, weights)
-    calls = _capture(model, list(blocks.values()), examples, batch_size, forward) if blocks else None
-    if calls is None:
-        yield collect(model, weights, examples)
+    first = _try_blocks(model, list(blocks.values()), examples, forward) if blocks else None
+    if first is None:
+        yield collect(model, weights, examples, batch_size=batch_size)
         return
+    batch_size = min(batch_size, max(1, MAX_PASSED_ON * len(first.x) // first.x.numel()))
     if outside:
-        yield collect(model, outside, examples)
+        yield collect(model, outside, examples, batch_size=batch_size)
+    calls = _capture(model, next(iter(blocks.values())), examples.batches(batch_size), forward)
     for number, (path, block) in enumerate(blocks.items(), start=1):
         names = [name for name in weights if name.startswith(path)]
         sums = {name: ProductSum(name, layer_of(model, name)) for name in names}
@@ -113,7 +117,7 @@ class _Call:
 
 def _run_block(path: str, block: nn.Module, sums: Mapping[str, ProductSum], calls: Sequence[_Call]) -> None:
     """Collect the products of the layers of a block, and replace the inputs of the block by its outputs."""
-    inside = copied(block).eval()
+    inside = with_weights(block, {}).eval()
     parent: nn.Module = inside
     for part in reversed(path.rstrip(".").split(".")):
         child, parent = parent, nn.Module()
@@ -146,35 +150,33 @@ def _find_blocks(model: nn.Module, weights: Params) -> dict[str, nn.Module]:
     return best
 
 
-def _capture(
-    model: nn.Module,
-    blocks: Sequence[nn.Module],
-    examples: Examples,
-    batch_size: int,
-    forward: Forward | None,
-) -> list[_Call] | None:
-    """The inputs of the first block, one call per batch; None where the blocks do not follow one another."""
-    calls: list[_Call] = []
+def _try_blocks(
+    model: nn.Module, blocks: Sequence[nn.Module], examples: Examples, forward: Forward | None
+) -> _Call | None:
+    """The arguments of the first block for the first examples; None where the blocks do not follow one another."""
     trial = _Trial(blocks)
-    with eval_mode(model):
-        for number, batch in enumerate(examples.batches(batch_size)):
-            with ExitStack() as hooks:
-                if number == 0:
-                    for block in blocks:
-                        hooks.enter_context(block.register_forward_pre_hook(trial.before, with_kwargs=True))
-                        hooks.enter_context(block.register_forward_hook(trial.after))
-                else:
-                    hooks.enter_context(blocks[0].register_forward_pre_hook(_stop, with_kwargs=True))
-                try:
-                    call_model(model, batch, forward)
-                except _Stop as stop:
-                    calls.append(stop.call)
-                except Exception:  # all at once, its error says what is wrong
-                    return None
-            if number == 0:
-                if trial.first is None or not trial.succeeded:
-                    return None
-                calls.append(trial.first)
+    with eval_mode(model), ExitStack() as hooks:
+        for block in blocks:
+            hooks.enter_context(block.register_forward_pre_hook(trial.before, with_kwargs=True))
+            hooks.enter_context(block.register_forward_hook(trial.after))
+        try:
+            call_model(model, examples.take(slice(NUM_COMPARED_EXAMPLES)).batch, forward)
+        except Exception:  # all at once, its error says what is wrong
+            return None
+    return trial.first if trial.succeeded else None
+
+
+def _capture(
+    model: nn.Module, block: nn.Module, batches: Sequence[Batch], forward: Forward | None
+) -> list[_Call]:
+    """The arguments of the first block for each batch."""
+    calls = []
+    with eval_mode(model), block.register_forward_pre_hook(_stop, with_kwargs=True):
+        for batch in batches:
+            try:
+                run_forward(model, batch, partial(call_model, model, forward=forward))
+            except _Stop as stop:
+                calls.append(stop.call)
     return calls
 
 

@@ -40,10 +40,10 @@ from torch.func import functional_call, grad, vjp, vmap
 
 from prunus.data.examples import Batch, inputs_of
 from prunus.errors import ModelError
-from prunus.pruning.graph import ChainStep, layer_chain
 from prunus.pruning.layer_checks import check_layer_output, first_examples
 from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import im2col_batches
+from prunus.pruning.obs.chain import ChainStep, layer_chain
 from prunus.pruning.obs.objective import Objective, flatten_weights, unflatten_weights
 from prunus.seeds import make_generator
 from prunus.types import Params, Progress
@@ -194,7 +194,7 @@ def levenberg_marquardt(objective: Objective, *, seed: int = 0, progress: Progre
 @torch.no_grad()
 def _pass_backward(objective: Objective, with_second: bool, progress: Progress | None) -> Params:
     try:
-        steps = layer_chain(objective.model)
+        steps = layer_chain(objective.graph, objective.model)
     except ModelError as error:
         raise _unsupported(objective.model, str(error)) from error
     _check_layers(objective, steps)
@@ -230,13 +230,13 @@ def _step_backward(
     step: ChainStep, x: Tensor, gradient: Tensor, curvature: Tensor, with_second: bool
 ) -> tuple[Tensor, Tensor]:
     """The derivatives by a step's input from those by its output."""
-    if step.kind in ("elementwise", "norm", "arithmetic"):
+    if step.kind in ("elementwise", "norm"):
         first, second = _derivatives(step.call, x)
         return first * gradient, first.square() * curvature + (second * gradient if with_second else 0.0)
     backward: Callable[[Tensor], tuple[Tensor]] = vjp(step.call, x)[1]
     if step.layer is not None:
         return backward(gradient)[0], squared_weight_vjp(step.layer, x, curvature)
-    if step.kind == "average pool":
+    if step.kind == "avg pool":
         return backward(gradient)[0], backward(pooling_weights(step.call, x, step.num_axes) * curvature)[0]
     return backward(gradient)[0], backward(curvature)[0]
 
@@ -245,7 +245,10 @@ def _step_backward(
 def _derivatives(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """f' and f'' of an elementwise function, everywhere at once."""
     x = x.detach().clone().requires_grad_()
-    (first,) = torch.autograd.grad(function(x.clone()).sum(), x, create_graph=True)
+    total = function(x.clone()).sum()
+    if not total.requires_grad:  # steps such as rounding
+        return torch.zeros_like(x), torch.zeros_like(x)
+    (first,) = torch.autograd.grad(total, x, create_graph=True)
     if not first.requires_grad:
         return first, torch.zeros_like(first)
     (second,) = torch.autograd.grad(first.sum(), x, materialize_grads=True)

@@ -132,13 +132,13 @@ def cholesky(name: str, hessian: LayerHessian, group: int, reverse: bool = False
     matrix = hessian.hessian[group]
     matrix = matrix.flip(0, 1) if reverse else matrix.clone()
     matrix.diagonal().add_(hessian.damping)
-    factor: Tensor
-    factor, failed = torch.linalg.cholesky_ex(matrix)
+    factor, failed = matrix.mT, torch.empty((), dtype=torch.int32, device=matrix.device)
+    torch.linalg.cholesky_ex(factor, out=(factor, failed))  # in place
     if failed:
         raise NonFiniteError(
             f"The Hessian of {name!r}, {len(matrix)} inputs from {hessian.num_vectors} vectors of which "
             f"{hessian.num_zero_inputs} inputs are always zero, is singular with damping {hessian.damping:.3g}; use a "
-            "larger one, as damping=0.01."
+            "larger one, such as damping=0.01."
         )
     return factor
 
@@ -162,7 +162,7 @@ def _solve_rows(name: str, rows: Tensor, remaining: Tensor, hessian: Tensor) -> 
         factor, failed = torch.linalg.cholesky_ex(system)
         if failed.any():
             raise NonFiniteError(
-                f"The Hessian of the remaining weights of {name!r} is singular; use more damping, as damping=0.01."
+                f"The Hessian of the remaining weights of {name!r} is singular; use more damping, such as damping=0.01."
             )
         solved = torch.cholesky_solve(right_side.unsqueeze(2), factor).squeeze(2)
         rows[batch] = torch.zeros_like(rows[batch]).scatter(1, columns, solved * is_own)

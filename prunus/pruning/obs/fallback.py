@@ -23,7 +23,7 @@ from torch import Tensor
 from prunus.errors import UpdateRejectedWarning
 from prunus.masks import apply_masks
 from prunus.pruning.matrix import from_matrix
-from prunus.pruning.obs.hessian import LayerHessian
+from prunus.pruning.obs.hessian import STRIPE_ROWS, LayerHessian
 from prunus.pruning.obs.objective import Objective
 from prunus.pruning.obs.refit import least_squares
 from prunus.pruning.obs.state import PruneResult
@@ -87,14 +87,17 @@ def _is_clearly_better(hessian: LayerHessian, before: Tensor, zeroed: Tensor, up
     weights, where the two errors are two in float64.
     """
     dtype = torch.promote_types(before.dtype, torch.float32)
-    matrix = hessian.hessian.to(dtype)
-    change = hessian.rows(updated.to(dtype) - zeroed.to(dtype)).to(dtype)
-    both = hessian.rows(2 * before.to(dtype) - zeroed - updated).to(dtype)
-    gain = (change @ matrix * both).sum((1, 2))
+    change = hessian.rows(updated.to(dtype) - zeroed.to(dtype), dtype)
+    both = hessian.rows(2 * before.to(dtype) - zeroed - updated, dtype)
+    gain, columns = change.new_zeros(len(change)), change.new_zeros(*change.shape[:2], 1)
+    for first in range(0, change.shape[2], STRIPE_ROWS):
+        stripe = slice(first, first + STRIPE_ROWS)
+        matrix, part = hessian.hessian[:, :, stripe].to(dtype), both[:, :, stripe]
+        gain += (change @ matrix * part).sum((1, 2))
+        columns += part.abs() @ matrix.norm(dim=1).unsqueeze(2)
     # The rounding error of an entry of the product is eps √D |change| |column of H| at most.
-    columns = both.abs() @ matrix.norm(dim=1).unsqueeze(2)
     rounding = (change.norm(dim=2, keepdim=True) * columns).sum((1, 2))
-    return bool((gain > torch.finfo(dtype).eps * matrix.shape[1] ** 0.5 * rounding).all())
+    return bool((gain > torch.finfo(dtype).eps * change.shape[2] ** 0.5 * rounding).all())
 
 
 def warn_of_rejected(method: str, names: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Optimal Brain Surgeon: prune the weight whose removal costs least, and move all others to where it costs so little.
+"""Optimal Brain Surgeon: prune the weight whose removal costs least, and update all others to compensate for it.
 
     L_q = w_q² / (2 [H⁻¹]_qq)              δw = -w_q / [H⁻¹]_qq · H⁻¹ e_q
     several, S, at once:                   L = ½ w_Sᵀ ([H⁻¹]_SS)⁻¹ w_S,   δw = -H⁻¹_:S ([H⁻¹]_SS)⁻¹ w_S
@@ -43,7 +43,7 @@ BATCH_SIZE = 32
 BLOCK_SIZE = 32
 """Vectors by which the inverse is updated at once."""
 MAX_WEIGHTS = 16_384
-"""A full inverse of so many weights takes 2 GiB in float64."""
+"""A full inverse of this many weights takes 2 GiB in float64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ class FullObs(LossMethod):
 
         Raises:
             ModelError: There are more weights than a full inverse can hold.
-            DensityError: The scope cannot give the density, or one of those that the steps pass through.
+            DensityError: The scope cannot reach the density, or one of those that the steps pass through.
         """
         check_num_weights(sum(weight.numel() for weight in weights.values()))
         super().check(weights, density, scope)
@@ -196,7 +196,7 @@ def gauss_newton_factors(objective: Objective) -> Iterator[Tensor]:
         except RuntimeError as error:
             raise ModelError(
                 f"The outputs of {type(objective.model).__name__} cannot be differentiated for several examples at "
-                f"once ({next(iter(str(error).splitlines()), '')[:80]}); choose another method, as fisher."
+                f"once ({next(iter(str(error).splitlines()), '')[:80]}); choose another method, such as fisher."
             ) from error
         with torch.no_grad():
             root = loss.hessian_root(objective.outputs(objective.weights, batch), targets)
@@ -227,7 +227,9 @@ def inverse_hessian(
             [0.0000, 2.0000]], dtype=torch.float64)
     """
     if not 0 < damping < float("inf"):
-        raise StatisticsError(f"Expected a damping of the inverse Hessian above 0, as 1e-6, got {damping}.")
+        raise StatisticsError(
+            f"Expected a damping of the inverse Hessian above 0, such as 1e-6, got {damping}."
+        )
     inverse: Tensor | None = None
     for batch in vectors:
         if inverse is None:

@@ -28,7 +28,7 @@ from prunus.training.outputs import Forward
 from prunus.types import Params, Progress
 
 DAMPING = 0.01
-BUFFER_ROWS = 1024
+BUFFER_ROWS = 512
 """The number of inputs that are collected before they are multiplied."""
 STRIPE_ROWS = 512
 """Rows of H that are summed at once, from the diagonal on; the other triangle is the same."""
@@ -72,9 +72,9 @@ class LayerHessian:
         rows = self.rows(change)
         return (rows @ self.hessian * rows).sum(2).clamp(min=0) / 2
 
-    def rows(self, weight: Tensor) -> Tensor:
-        """The weight as [G, O / G, D] in float64."""
-        matrix = to_matrix(weight.detach()).double()
+    def rows(self, weight: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+        """The weight as [G, O / G, D]."""
+        matrix = to_matrix(weight.detach()).to(dtype)
         return matrix.reshape(len(self.hessian), -1, matrix.shape[1])
 
 
@@ -148,7 +148,7 @@ class ProductSum:
         for x in im2col_batches(self.module, inputs):
             count, size = x.shape[1:]
             if self.buffer is None:
-                self.buffer = x.new_empty(len(x), max(BUFFER_ROWS, size), size)
+                self.buffer = x.new_empty(len(x), BUFFER_ROWS, size)
             if self.num_buffered + count > self.buffer.shape[1]:
                 self.flush()
             if count < self.buffer.shape[1]:
@@ -190,6 +190,7 @@ class ProductSum:
         self.flush()
         assert self.total is not None
         hessian = self.total.mul_(2 / num_examples)
+        self.buffer = self.total = None
         for first in range(0, hessian.shape[1], STRIPE_ROWS):
             end = first + STRIPE_ROWS
             hessian[:, end:, first:end] = hessian[:, first:end, end:].mT

@@ -238,7 +238,7 @@ def check_used_by_layers_alone(model: nn.Module, names: Sequence[str], run: Call
             raise ModelError(
                 f"Expected {name!r} to be used by its layer alone, but the forward pass of {type(model).__name__} uses "
                 f"it elsewhere too, so that the error of its layer's output is not all that changes; exclude {name!r}, "
-                "or choose a method that uses weights or gradients alone, as magnitude."
+                "or choose a method that uses weights or gradients alone, such as magnitude."
             )
 
 

@@ -105,7 +105,7 @@ class LayerMethod(PruningMethod):
             Pruned and updated weights with their masks.
 
         Raises:
-            DensityError: The scope cannot give the density.
+            DensityError: The scope cannot reach the density.
             NonFiniteError: H is singular with this damping.
         """
         return self._prune_layers(LayerTask(hessians, weights, density, scope, within, seed, progress))
@@ -146,14 +146,17 @@ def prune_by_block(
     increase, largest_damping = 0.0, 0.0
     seconds: dict[str, float] = {}
     dampings: dict[str, float] = {}
-    for hessians in groups:
-        result = prune_layers(replace(layers.part(list(hessians)), hessians=hessians))
-        for name in hessians:
-            pruned[name].copy_(result.weights[name])
-            masks[name].copy_(result.masks[name])
-        increase += result.predicted_increase
-        largest_damping = max(largest_damping, result.damping)
-        seconds |= result.seconds
-        dampings |= {name: hessian.damping for name, hessian in hessians.items()}
-        del hessians, result
+    for group in groups:
+        while group:
+            names = list(group) if together else list(group)[:1]
+            hessians = {name: group.pop(name) for name in names}
+            result = prune_layers(replace(layers.part(names), hessians=hessians))
+            for name in names:
+                pruned[name].copy_(result.weights[name])
+                masks[name].copy_(result.masks[name])
+            increase += result.predicted_increase
+            largest_damping = max(largest_damping, result.damping)
+            seconds |= result.seconds
+            dampings |= {name: hessian.damping for name, hessian in hessians.items()}
+            del hessians, result
     return PruneResult(pruned, masks, increase, largest_damping, seconds, dampings)

@@ -62,8 +62,8 @@ class PruningMethod(ABC):
             scope: Which weights are ranked together.
 
         Raises:
-            ModelError: The method cannot prune so many weights together.
-            DensityError: The scope cannot give the density, or one of those that the steps pass through.
+            ModelError: The method cannot prune this many weights together.
+            DensityError: The scope cannot reach the density, or one of those that the steps pass through.
         """
         shapes = shapes_of(weights)
         scope.check(shapes, [density])
@@ -112,7 +112,7 @@ class PruningMethod(ABC):
         Raises:
             StatisticsError: The examples do not fit the model or the method, or contain no information on a layer.
             ModelError: The model does not fit the method.
-            DensityError: The scope cannot give the density.
+            DensityError: The scope cannot reach the density.
             NonFiniteError: Inputs, curvature or updated weights are not finite.
         """
         scope = parse_scope(scope)
@@ -235,5 +235,5 @@ def check_damping(damping: float, summary: str, *, may_be_zero: bool = False) ->
     if not is_in_range or (damping == 0 and not may_be_zero):
         least = "at least" if may_be_zero else "above"
         raise StatisticsError(
-            f"Expected a damping {least} 0 and at most {MAX_DAMPING:g}, as 0.01, got {damping:g}: {summary}"
+            f"Expected a damping {least} 0 and at most {MAX_DAMPING:g}, such as 0.01, got {damping:g}: {summary}"
         )

@@ -1,7 +1,7 @@
 """The mean loss of a network on examples as a function of some of its parameters."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from prunus.data.examples import Batch, Calibration, Examples, as_examples, repl
 from prunus.errors import ModelError, NonFiniteError, StatisticsError
 from prunus.pruning.calibration_checks import check_finite_inputs, check_reached, run_forward
 from prunus.pruning.masks import check_finite
+from prunus.pruning.structured.graph import TracedGraph, trace_model
 from prunus.pruning.weights import copied, with_weights
 from prunus.training.losses import (
     LOSSES,
@@ -39,6 +40,19 @@ class Objective:
     """None: the loss that the outputs contain, else cross-entropy."""
     forward: Forward | None = None
     """(model, batch) -> outputs; None: the model is called with the inputs of the batch."""
+    _graphs: list[TracedGraph] = field(default_factory=list, repr=False, compare=False)
+    """The graph, once it was traced; the same list in objectives of the same model with other weights."""
+
+    @property
+    def graph(self) -> TracedGraph:
+        """The exported graph of the model.
+
+        Raises:
+            ModelError: The model cannot be exported.
+        """
+        if not self._graphs:
+            self._graphs.append(trace_model(self.model, self.examples.inputs))
+        return self._graphs[0]
 
     @property
     def differentiable_loss(self) -> Loss:
@@ -53,7 +67,7 @@ class Objective:
             raise StatisticsError(
                 f"Expected a loss of outputs [B, C] whose derivatives are known, one of {', '.join(LOSSES)}, got "
                 f"{'another' if targets is None else f'labels {tuple(targets.shape)}'}; choose a method that needs "
-                "gradients alone, as fisher, obd_hutchinson or snip."
+                "gradients alone, such as fisher, obd_hutchinson or snip."
             )
         return loss
 

@@ -21,7 +21,8 @@ from prunus.data.examples import Calibration
 from prunus.errors import PrunusError
 from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import from_matrix
-from prunus.pruning.obs.hessian import DAMPING, LayerHessian, layer_hessians
+from prunus.pruning.obs.blocks import hessians_by_block
+from prunus.pruning.obs.hessian import DAMPING, LayerHessian
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.views import layer_view
 from prunus.training.outputs import Forward
@@ -71,21 +72,27 @@ def refit(
     """
     view = layer_view(model, original)
     weights = view.weights(original)
+    masks, start = view.to_view(result.masks), view.to_view(result.weights)
+    parts: list[PruneResult] = []
     try:
-        hessians = layer_hessians(
+        for hessians in hessians_by_block(
             view.model, weights, inputs,
             damping=damping, batch_size=batch_size, forward=forward, progress=progress,
-        )  # fmt: skip
+        ):  # fmt: skip
+            pruned = PruneResult(start, masks, 0.0, result.damping)
+            parts.append(refit_layers(hessians, weights, pruned, progress=progress))
     except PrunusError as error:
         raise view.with_model_names(error) from error
-    viewed = replace(
-        result,
-        weights=view.to_view(result.weights),
-        masks=view.to_view(result.masks),
-        seconds={},
-        dampings={},
+    refitted = view.from_view(
+        PruneResult(
+            {name: weight for part in parts for name, weight in part.weights.items()},
+            masks,
+            sum(part.predicted_increase for part in parts),
+            max(part.damping for part in parts),
+            {name: seconds for part in parts for name, seconds in part.seconds.items()},
+            {name: damping for part in parts for name, damping in part.dampings.items()},
+        )
     )
-    refitted = view.from_view(refit_layers(hessians, weights, viewed, progress=progress))
     seconds = {name: result.seconds.get(name, 0.0) + more for name, more in refitted.seconds.items()}
     return replace(refitted, seconds=seconds)
 
@@ -100,13 +107,13 @@ def refit_layers(
     """`refit` where the Hessians are known.
 
     Args:
-        hessians: Of the layers of `original`, with their damping.
+        hessians: Of some layers, with their damping.
         original: The weights before pruning, by name.
         result: The pruned weights and masks.
         progress: Called after each layer.
 
     Returns:
-        `result` with other weights.
+        `result` with the weights of these layers.
     """
     weights: Params = {}
     increase, seconds = 0.0, dict(result.seconds)

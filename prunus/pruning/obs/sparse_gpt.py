@@ -31,7 +31,7 @@ from prunus.pruning.masks import check_finite, warn_if_empty
 from prunus.pruning.matrix import from_matrix, to_matrix
 from prunus.pruning.obs.exact_obs import cholesky
 from prunus.pruning.obs.fallback import limit_layer_update, warn_of_rejected
-from prunus.pruning.obs.hessian import LayerHessian
+from prunus.pruning.obs.hessian import STRIPE_ROWS, LayerHessian
 from prunus.pruning.obs.layer_method import LayerMethod, LayerTask
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.scopes import Scope, shapes_of
@@ -174,9 +174,9 @@ class ColumnPruner:
         start = time.perf_counter()
         self.original, self.hessian = weight, hessian
         self.num_columns = hessian.hessian.shape[1]
-        self.upper = torch.stack(
-            [_upper_factor(name, hessian, g).to(weight.dtype) for g in range(len(hessian.hessian))]
-        )
+        self.upper = torch.empty_like(hessian.hessian, dtype=weight.dtype)
+        for group, upper in enumerate(self.upper):
+            _fill_upper_factor(upper, name, hessian, group)
         self.w = self._by_column(to_matrix(weight)).clone(memory_format=torch.contiguous_format)
         self.errors = torch.zeros_like(self.w)
         self.mask = torch.zeros_like(self.w, dtype=torch.bool)
@@ -246,11 +246,13 @@ class ColumnPruner:
         return _PrunedLayer(weight, mask, increase, seconds, was_rejected)
 
 
-def _upper_factor(name: str, hessian: LayerHessian, group: int) -> Tensor:
-    """U with UᵀU = (H + λ I)⁻¹: the inverse of the reversed factor, reversed again."""
+def _fill_upper_factor(upper: Tensor, name: str, hessian: LayerHessian, group: int) -> None:
+    """Fill U with UᵀU = (H + λ I)⁻¹: the inverse of the reversed factor, reversed again."""
     factor = cholesky(name, hessian, group, reverse=True)
     _invert_triangle(factor)
-    return factor.flip(0, 1)
+    for first in range(0, len(factor), STRIPE_ROWS):  # so that no second factor in float64 is in memory
+        rows = factor[first : first + STRIPE_ROWS].flip(0, 1)
+        upper[len(factor) - first - len(rows) : len(factor) - first] = rows
 
 
 def _invert_triangle(lower: Tensor) -> None:
@@ -262,7 +264,9 @@ def _invert_triangle(lower: Tensor) -> None:
         return
     half = size // 2
     first, below, last = lower[:half, :half], lower[half:, :half], lower[half:, half:]
-    right = torch.linalg.solve_triangular(last, below, upper=False)
-    below.copy_(torch.linalg.solve_triangular(first, right, upper=False, left=False).neg_())
+    for part in below.split(STRIPE_ROWS, dim=1):  # in parts, so that copies are small
+        part.copy_(torch.linalg.solve_triangular(last, part, upper=False))
+    for part in below.split(STRIPE_ROWS):
+        part.copy_(torch.linalg.solve_triangular(first, part, upper=False, left=False).neg_())
     _invert_triangle(first)
     _invert_triangle(last)

@@ -115,7 +115,7 @@ def prune_in_steps(
 
     Raises:
         DensityError: A number of steps or recomputations below 1, more steps than weights to prune, or a density that
-            the scope cannot give.
+            the scope cannot reach.
     """
     masks = within or all_kept(weights)
     if num_recomputations < 1 or (num_steps is not None and num_steps < 1):

@@ -222,11 +222,11 @@ def _usable(model: nn.Module, example_inputs: object, blocks: list[RemovableBloc
         for block in blocks
         if any(owners[id(p)] > 1 for p in model.get_submodule(block.name).parameters())
     }
-    own = [block for block in blocks if block.name not in problems]
-    if _has_nested(own) or _problem(model, example_inputs, own):
-        each = {block.name: _problem(model, example_inputs, [block]) for block in own}
+    candidates = [block for block in blocks if block.name not in problems]
+    if _has_nested(candidates) or _problem(model, example_inputs, candidates):
+        each = {block.name: _problem(model, example_inputs, [block]) for block in candidates}
         problems.update({name: text for name, text in each.items() if text})
-    usable = [block for block in own if block.name not in problems]
+    usable = [block for block in candidates if block.name not in problems]
     if not usable:
         raise ModelError(
             f"Expected a residual block of {type(model).__name__} that can have a factor, got none: "

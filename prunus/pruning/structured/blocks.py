@@ -2,7 +2,7 @@
 
 The blocks come from the exported graph: the shortcut x is an input of the sum and of the computation of F(x). A layer
 belongs to a block if its outputs are used for F(x) alone. Blocks whose shortcut is a convolution or a padding are not
-listed: without F, their shortcut is no identity.
+listed: without F, their shortcut is not an identity.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,6 +19,7 @@ from prunus.pruning.structured.graph import (
     as_arguments,
     bind_arguments,
     module_path,
+    module_paths,
     operator_name,
     result_shapes,
     trace_model,
@@ -76,19 +77,19 @@ def residual_blocks(model: nn.Module, example_inputs: object) -> list[RemovableB
 def _block_of(
     graph: fx.Graph, total: fx.Node, branch: fx.Node, shortcut: fx.Node, modules: dict[str, nn.Module]
 ) -> RemovableBlock | None:
-    """The block of a sum; None: the shortcut is no input of the branch, or the last layer cannot be scaled."""
+    """The block of a sum; None: the shortcut is not an input of the branch, or the last layer cannot be scaled."""
     if set(branch.users) != {total} or _source(shortcut) not in _ancestors(branch):
         return None
     unused = {branch}
     for node in reversed(graph.nodes):
         if node.op == "call_function" and node.users and unused.issuperset(node.users):
             unused.add(node)
-    name = _plain_path(module_path(_source(branch)))
+    name = module_path(_source(branch))
     weight = getattr(modules.get(name), "weight", None)
     if not isinstance(modules.get(name), SCALABLE) or not isinstance(weight, nn.Parameter):
         return None
-    used = {path for node in graph.nodes if node not in unused for path in _paths(node)}
-    paths = dict.fromkeys(path for node in graph.nodes if node in unused for path in _paths(node))
+    used = {path for node in graph.nodes if node not in unused for path in module_paths(node)}
+    paths = dict.fromkeys(path for node in graph.nodes if node in unused for path in module_paths(node))
     removable = [path for path in paths if path and path not in used]
     largest = [path for path in removable if not any(path.startswith(f"{p}.") for p in removable)]
     return RemovableBlock(name, tuple(largest)) if name in removable else None
@@ -113,16 +114,6 @@ def _ancestors(node: fx.Node) -> set[fx.Node]:
         ancestors |= new
         pending += new
     return ancestors
-
-
-def _paths(node: fx.Node) -> list[str]:
-    """The modules in whose forward a node was made, the outermost first."""
-    return [_plain_path(str(path)) for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
-
-
-def _plain_path(path: str) -> str:
-    """The name of a module without the number of the call, "@1", that torch adds."""
-    return path.partition("@")[0]
 
 
 def remove_blocks(

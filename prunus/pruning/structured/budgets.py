@@ -42,7 +42,7 @@ class Ranking:
             scores: One score per channel, by name of the group; the lowest are removed first.
             scope: "layer" or "global".
             round_to: The number of channels that a group keeps is a multiple of this, if the group has as many.
-            min_channels: The least number of channels that a group keeps.
+            min_channels: The smallest number of channels that a group keeps.
             is_comparable: For "global", whether scores of different groups have one scale; others are divided by the
                 mean of their group.
 
@@ -69,10 +69,10 @@ class Ranking:
         """The channels to remove on a level between 0 (as many as possible) and `num_levels` (none)."""
         removed = {}
         for group in self.groups:
-            share = level / self.num_levels
+            fraction = level / self.num_levels
             if self.levels is not None:
-                share = int((self.levels[group.name] < level).sum()) / group.channels
-            keep = channels_to_keep(group.channels, share, self.round_to, self.min_channels)
+                fraction = int((self.levels[group.name] < level).sum()) / group.channels
+            keep = channels_to_keep(group.channels, fraction, self.round_to, self.min_channels)
             removed[group.name] = sorted(self.orders[group.name][: group.channels - keep])
         return removed
 
@@ -89,13 +89,15 @@ def _common_levels(
     """
     scaled, fractions = [], []
     for group in groups:
-        own = scores[group.name]
-        scaled.append(own if is_comparable else own / own.abs().mean().clamp(min=1e-30))
+        group_scores = scores[group.name]
+        scaled.append(
+            group_scores if is_comparable else group_scores / group_scores.abs().mean().clamp(min=1e-30)
+        )
         fractions.append((torch.argsort(torch.tensor(orders[group.name])) + 1) / group.channels)
     order = torch.argsort(torch.cat(fractions), descending=True, stable=True)
     order = order[torch.argsort(torch.cat(scaled)[order], descending=True, stable=True)]
     positions = torch.split(torch.argsort(order), [group.channels for group in groups])
-    return {group.name: own for group, own in zip(groups, positions, strict=True)}
+    return dict(zip((group.name for group in groups), positions, strict=True))
 
 
 def fit_budget(ranking: Ranking, cost: Callable[[Removed], float], limit: float, what: str) -> Removed:
@@ -118,8 +120,8 @@ def fit_budget(ranking: Ranking, cost: Callable[[Removed], float], limit: float,
         raise DensityError(f"Expected a number as the {what} of the smaller model, got {least!r}.")
     if least > limit:
         raise DensityError(
-            f"Expected a budget of {what} of at least {least:.6g}, which remains if every group keeps its least number "
-            f"of channels, got {limit:.6g}; raise the budget, or allow more groups and fewer channels."
+            f"Expected a budget of {what} of at least {least:.6g}, which remains if every group keeps its smallest "
+            f"number of channels, got {limit:.6g}; raise the budget, or allow more groups and fewer channels."
         )
     low, high = 0, ranking.num_levels
     if cost(ranking.removed(high)) <= limit:
@@ -141,12 +143,12 @@ def count_parameters(model: nn.Module, analysis: Analysis, removed: Mapping[str,
     Returns:
         The number.
     """
-    kept = kept_indices(analysis, removed)
+    remaining = kept_indices(analysis, removed)
     total = 0
     for name, parameter in model.named_parameters():
         shape = analysis.shapes.get(name, tuple(parameter.shape))
-        own = kept.get(name, {})
-        total += prod(len(own[dim]) if dim in own else size for dim, size in enumerate(shape))
+        indices = remaining.get(name, {})
+        total += prod(len(indices[dim]) if dim in indices else size for dim, size in enumerate(shape))
     return total
 
 
@@ -157,7 +159,7 @@ def channels_to_keep(channels: int, density: float, round_to: int = 1, min_chann
         channels: Channels of the group.
         density: The fraction to keep.
         round_to: The number is a multiple of this.
-        min_channels: The least number.
+        min_channels: The smallest number.
 
     Returns:
         Between 1 and `channels`.

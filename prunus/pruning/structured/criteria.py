@@ -27,8 +27,8 @@ from prunus.pruning.matrix import to_matrix
 from prunus.pruning.obs.hessian import LayerHessian, layer_hessians
 from prunus.pruning.obs.layer_inputs import pass_layer_inputs
 from prunus.pruning.statistics import Criterion, Statistics, as_criterion, collect
+from prunus.pruning.structured.graph import resolve
 from prunus.pruning.structured.groups import Group, GroupMember
-from prunus.pruning.structured.removal import resolve
 from prunus.registry import lookup
 from prunus.seeds import make_generator
 from prunus.training.losses import Loss, LossFunction
@@ -97,15 +97,15 @@ class FilterCriterion:
     """Whether scores of different groups are comparable; others are divided by their mean for a global ranking."""
 
     def __call__(self, statistics: FilterStatistics) -> Scores:
-        """The scores. Raises StatisticsError where they are no finite number for each channel of each group."""
+        """The scores. Raises StatisticsError unless there is a finite number for each channel of each group."""
         scores = self.function(statistics)
         for group in statistics.groups:
-            own = scores.get(group.name)
-            if own is None or own.shape != (group.channels,) or not own.isfinite().all():
+            values = scores.get(group.name)
+            if values is None or values.shape != (group.channels,) or not values.isfinite().all():
                 got = (
                     "none"
-                    if own is None
-                    else f"shape {list(own.shape)}, finite: {bool(own.isfinite().all())}"
+                    if values is None
+                    else f"shape {list(values.shape)}, finite: {bool(values.isfinite().all())}"
                 )
                 raise StatisticsError(
                     f"Expected {group.channels} finite scores for the channels of {group.name!r}, got {got}; choose "
@@ -199,7 +199,7 @@ def _bn_scale(stats: FilterStatistics) -> Scores:
     scales = {name: weight.abs() for name, weight in stats.weights.items() if name in norms}
     return {
         group.name: group.reduce(scales)
-        / group.reduce({name: torch.ones_like(own) for name, own in scales.items()})
+        / group.reduce({name: torch.ones_like(scale) for name, scale in scales.items()})
         for group in stats.groups
         if any(member.name in scales for member in group.members)
     }
@@ -262,8 +262,8 @@ def _activations(function: Callable[[Tensor], Tensor], stats: FilterStatistics) 
     adders = {name: partial(add, name) for name in readers}
     pass_layer_inputs(stats.model, weights, stats.examples, adders, forward=stats.forward)
     scores: dict[str, Any] = {}
-    for name, own in readers.items():
-        for group, member in own:
+    for name, groups_read in readers.items():
+        for group, member in groups_read:
             values = (totals[name] / counts[name])[member.indices.to(totals[name].device)].mean(1)
             scores[group.name] = scores.get(group.name, 0.0) + values
     return scores
@@ -289,15 +289,15 @@ def _contributions(stats: FilterStatistics) -> dict[str, Tensor]:
     With H = 2 X Xᵀ / N of the layer's inputs, an entry is the sum of the block of channels c, d of (Wᵀ W) ∘ H / 2.
     """
     grams: dict[str, Tensor] = {}
-    for name, own in stats.readers.items():
+    for name, groups_read in stats.readers.items():
         weight = resolve(stats.model, name).detach()
         matrix = to_matrix(weight).double()
         products = matrix.T @ matrix * stats.hessians[name].hessian[0] / 2
-        for group, member in own:
+        for group, member in groups_read:
             columns = input_columns(weight, member)
             order = columns.flatten().to(products.device)
-            own_part = products[order][:, order].reshape(*columns.shape, *columns.shape)
-            gram = own_part.sum((1, 3))
+            blocks = products[order][:, order].reshape(*columns.shape, *columns.shape)
+            gram = blocks.sum((1, 3))
             grams[group.name] = grams[group.name] + gram if group.name in grams else gram
     return grams
 

@@ -1,4 +1,4 @@
-"""Changes of a model that a file stores beside its tensors: attributes of modules, and layers that are removed."""
+"""Changes of a model that a file stores besides its tensors: attributes of modules, and layers that are removed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -59,17 +59,17 @@ def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]
 
     Args:
         model: The model.
-        attributes: The value by module name and attribute; a list becomes a tuple, a dict has the indices that a tensor
-            keeps, by dimension, and the layer of a None is removed.
+        attributes: The value by module name and attribute. A list becomes a tuple. A dict contains the indices that a
+            tensor keeps, by dimension. None removes the layer.
     """
     for path, values in sorted(attributes.items(), reverse=True):  # modules before those that contain them
         module = model.get_submodule(path)
         for name, value in values.items():
             if isinstance(value, dict):
                 tensor = getattr(module, name)
-                kept = {int(dim): torch.tensor(own) for dim, own in value.items()}
-                dims = {dim: own for dim, own in kept.items() if tensor.shape[dim] != len(own)}
-                set_data(tensor, select_indices(tensor, dims))
+                all_indices = {int(dim): torch.tensor(indices) for dim, indices in value.items()}
+                changed = {dim: i for dim, i in all_indices.items() if tensor.shape[dim] != len(i)}
+                set_data(tensor, select_indices(tensor, changed))
             elif value is None:
                 setattr(module, name, RemovedLayer())
             else:
@@ -102,7 +102,8 @@ def merge_edits(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
             old = attributes.get(name)
             if isinstance(value, dict) and isinstance(old, dict):
                 value = old | {
-                    d: [old[d][i] for i in kept] if d in old else kept for d, kept in value.items()
+                    dim: [old[dim][i] for i in indices] if dim in old else indices
+                    for dim, indices in value.items()
                 }
             attributes[name] = value
     removed = [

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from prunus.data.examples import iter_tensors
 from prunus.errors import ModelError
 from prunus.modules import check_initialized
+from prunus.pruning.layer_checks import has_forward_of_torch
 from prunus.training.modes import eval_mode
 
 _TORCH = torch.__file__.rpartition("/")[0]
@@ -39,6 +40,22 @@ class TracedGraph:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
 
+    def tensors_of(self, model: nn.Module) -> dict[fx.Node, Tensor]:
+        """The parameters, buffers and constants that placeholders of the graph stand for.
+
+        Args:
+            model: The model of the graph, or a copy of it with other values.
+
+        Returns:
+            The tensor by placeholder.
+        """
+        constants = self.program.constants
+        names = {node: self.tensors[node.name] for node in self.graph.nodes if node.name in self.tensors}
+        return {
+            node: constants[name] if (tensor := find_tensor(model, name)) is None else tensor
+            for node, name in names.items()
+        }
+
 
 def trace_model(model: nn.Module, example_inputs: object) -> TracedGraph:
     """Trace a model in evaluation mode; the model, and the mode of every module, are as before.
@@ -57,12 +74,10 @@ def trace_model(model: nn.Module, example_inputs: object) -> TracedGraph:
     check_initialized(model)
     _check_one_device(model)
     args, kwargs = as_arguments(example_inputs)
-    with eval_mode(model), exact_attention(), torch.enable_grad():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about recurrent modules, and within torch itself
-                program = torch.export.export(model, args, kwargs, strict=False)
-        except Exception as error:  # the user's forward, and the export of it, may fail in any way
+    try:
+        program = export_program(model, args, kwargs)
+    except Exception as error:  # the user's forward, and the export of it, may fail in any way
+        with eval_mode(model), exact_attention():
             raise export_error(model, args, kwargs, error) from error
     signature = program.graph_signature
     names = {
@@ -73,6 +88,25 @@ def trace_model(model: nn.Module, example_inputs: object) -> TracedGraph:
     shared = _first_names(model)
     tensors = {placeholder: shared.get(name, name) for placeholder, name in names.items()}
     return TracedGraph(program.graph, program.graph_module, tensors, program, args, kwargs)
+
+
+def export_program(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any = None
+) -> Any:
+    """What `torch.export` returns for a model in evaluation mode; raises what the forward and the export raise.
+
+    Args:
+        model: Any module.
+        args: Positional arguments of its forward.
+        kwargs: Named arguments of its forward.
+        dynamic_shapes: The dimensions whose length may be another one later, as `torch.export` takes them.
+
+    Returns:
+        The program.
+    """
+    with eval_mode(model), exact_attention(), torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about recurrent modules, and within torch itself
+        return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
 
 
 def as_arguments(example_inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -104,15 +138,47 @@ def source_line(node: fx.Node) -> str:
     frames = list(_FRAME.finditer(node.meta.get("stack_trace") or ""))
     if not frames:
         return node.name
-    own = [frame for frame in frames if not frame["file"].startswith(_TORCH)]
-    frame = (own or frames)[-1]
+    user_frames = [frame for frame in frames if not frame["file"].startswith(_TORCH)]
+    frame = (user_frames or frames)[-1]
     return f"{frame['file'].rpartition('/')[2]}:{frame['line']}: {frame['code'].strip()}"
 
 
 def module_path(node: fx.Node) -> str:
     """The name of the module in whose forward the node was made; "" for the model itself."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    return str(stack[-1][0]) if stack else ""
+    return [*module_paths(node), ""][0]
+
+
+def module_paths(node: fx.Node) -> list[str]:
+    """The names of the modules in whose forward the node was made, the innermost first."""
+    stack = (node.meta.get("nn_module_stack") or {}).values()
+    return [str(path).partition("@")[0] for path, _ in reversed(stack)]  # "@1" is the number of the call
+
+
+def describe_node(node: fx.Node) -> str:
+    """The operator of a node, the module that it belongs to, and the user's source line, for messages."""
+    path = module_path(node)
+    return f"{operator_name(node.target)!r}{f' of {path!r}' if path else ''} ({source_line(node)})"
+
+
+def layer_path(traced: TracedGraph, node: fx.Node, model: nn.Module) -> str | None:
+    """The name of the Linear or convolution whose forward made a node.
+
+    Args:
+        traced: The graph of the node.
+        node: A node.
+        model: The model of the graph.
+
+    Returns:
+        The name of the module; None for other nodes, for a weight that is computed or that is also that of a module
+        before it, and for a forward that is not torch's.
+    """
+    weight = bind_arguments(node).get("weight")
+    path, _, last = traced.tensors.get(getattr(weight, "name", ""), "").rpartition(".")
+    if last != "weight" or path != module_path(node):
+        return None
+    layer = model.get_submodule(path)
+    is_layer = isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    return path if is_layer and has_forward_of_torch(layer) else None
 
 
 def operator_name(target: Any) -> str:
@@ -150,10 +216,53 @@ def is_getitem(node: fx.Node) -> bool:
 
 
 def result_shapes(node: fx.Node) -> list[tuple[int, ...] | None]:
-    """The shape of each result of a node; None for a result that is no tensor."""
+    """The shape of each result of a node; None for a result that is not a tensor."""
     value = node.meta.get("val")
     values = value if isinstance(value, list | tuple) else [value]
     return [tuple(v.shape) if isinstance(v, Tensor) else None for v in values]
+
+
+def live_nodes(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes that an output depends on, or that change a tensor in place."""
+    live: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        schema = getattr(node.target, "_schema", None)
+        if node.op == "output" or (schema is not None and schema.is_mutable) or live.intersection(node.users):
+            live.add(node)
+    return live
+
+
+def resolve(model: nn.Module, name: str) -> Tensor:
+    """The parameter, buffer or tensor attribute of a name.
+
+    Args:
+        model: A module that has it.
+        name: Its name, with the path of its module.
+
+    Returns:
+        The tensor.
+    """
+    tensor = find_tensor(model, name)
+    assert tensor is not None
+    return tensor
+
+
+def find_tensor(model: nn.Module, name: str) -> Tensor | None:
+    """The parameter, buffer or attribute of a name.
+
+    Args:
+        model: A module.
+        name: The name, with the path of its module.
+
+    Returns:
+        The tensor, or None where the model has none of this name.
+    """
+    path, _, last = name.rpartition(".")
+    try:
+        value = getattr(model.get_submodule(path), last)
+    except AttributeError:
+        return None
+    return value if isinstance(value, Tensor) else None
 
 
 def export_error(
@@ -182,8 +291,8 @@ def export_error(
     frame = _user_frame(error)
     why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return ModelError(
-        f"{name} cannot be exported with torch.export{frame} ({why}); structured pruning needs a forward without "
-        "control flow that depends on values: replace it by torch.where or torch.cond, or prune a part of the model."
+        f"{name} cannot be exported with torch.export{frame} ({why}); prunus needs the graph of a forward "
+        "without control flow that depends on values: replace it by torch.where or torch.cond, or prune a part of it."
     )
 
 

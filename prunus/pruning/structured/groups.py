@@ -122,8 +122,8 @@ class Analysis:
     """The channel that each label belongs to."""
     shapes: dict[str, tuple[int, ...]]
     """The shape of each tensor that has labels."""
-    sources: dict[fx.Node, tuple[str, ...]] = field(default_factory=dict)
-    """The names of the parameters among the inputs of a node, for example of those in `coupling.work`."""
+    labels: dict[fx.Node, Any] = field(default_factory=dict)
+    """The labels of the results of each node."""
     bindings: list[Any] = field(default_factory=list)
     """Attributes of modules that change with the channels; see `sizes`."""
 
@@ -163,9 +163,9 @@ class Analysis:
         Returns:
             The number of multiply-accumulate operations.
         """
-        kept = self.kept_labels(removed or {})
+        is_kept = self.kept_labels(removed or {})
         return sum(
-            work.factor * int(np.prod([kept[atoms].sum() for atoms in work.channels], dtype=np.int64))
+            work.factor * int(np.prod([is_kept[atoms].sum() for atoms in work.channels], dtype=np.int64))
             for work in self.coupling.work
         )
 
@@ -197,7 +197,7 @@ def group_labels(labeled: LabeledGraph, model: nn.Module) -> Analysis:
     groups = _groups(places, blocked, inexact)
     return Analysis(
         labeled.traced, groups, _refused(places, blocked, reasons), coupling.constants, coupling, roots,
-        {name: labels.shape for name, labels in labeled.parameters.items()}, labeled.sources,
+        {name: labels.shape for name, labels in labeled.parameters.items()}, labeled.results,
     )  # fmt: skip
 
 
@@ -242,9 +242,9 @@ def _groups(
     members: dict[int, list[GroupMember]] = defaultdict(list)
     roots: dict[int, Atoms] = {}
     for (name, dim), channel in places.items():
-        own = signature[channel]
-        for key in dict.fromkeys(map(int, own[~blocked[channel]])):
-            positions = np.flatnonzero(own == key)
+        signatures = signature[channel]
+        for key in dict.fromkeys(map(int, signatures[~blocked[channel]])):
+            positions = np.flatnonzero(signatures == key)
             positions = positions[~blocked[channel[positions]]]
             if key not in roots:
                 roots[key] = _in_order(channel[positions])
@@ -280,12 +280,12 @@ def _refused(
 ) -> list[RefusedDimension]:
     dimensions: dict[Refusal, list[tuple[str, int]]] = defaultdict(list)
     for place, channel in places.items():
-        own = channel[blocked[channel]]
-        for root in np.unique(own).tolist()[:1] if len(own) else ():
+        blocked_roots = channel[blocked[channel]]
+        for root in np.unique(blocked_roots).tolist()[:1] if len(blocked_roots) else ():
             dimensions[reasons[root]].append(place)
     return [
-        RefusedDimension(refusal, tuple(own))
-        for refusal, own in dimensions.items()
+        RefusedDimension(refusal, tuple(refused))
+        for refusal, refused in dimensions.items()
         if refusal.reason != KERNEL
     ]
 
@@ -303,16 +303,18 @@ def kept_indices(analysis: Analysis, removed: Mapping[str, Sequence[int]]) -> di
     Raises:
         ModelError: A group has no such channel, or all of its channels would be removed.
     """
-    gone: dict[tuple[str, int], list[Tensor]] = {}
+    removed_indices: dict[tuple[str, int], list[Tensor]] = {}
     sizes = {group.name: group for group in analysis.groups}
     for name, channels in removed.items():
         group = sizes.get(name)
         if group is None or any(not 0 <= channel < group.channels for channel in channels):
             raise ModelError(f"Expected channels of a group, got {name!r} with {list(channels)[:5]}.")
         for member in group.members if len(channels) else ():
-            gone.setdefault((member.name, member.dim), []).append(member.indices[list(channels)].flatten())
+            removed_indices.setdefault((member.name, member.dim), []).append(
+                member.indices[list(channels)].flatten()
+            )
     result: dict[str, dict[int, Tensor]] = {}
-    for (name, dim), parts in gone.items():
+    for (name, dim), parts in removed_indices.items():
         size = analysis.length(name, dim)
         is_kept = torch.ones(size, dtype=torch.bool)
         is_kept[torch.cat(parts)] = False

@@ -31,6 +31,10 @@ class Refusal:
     source: str
     reason: str
 
+    def __str__(self) -> str:
+        place = f"{self.operator} ({self.source}): " if self.operator else ""
+        return f"{place}{self.reason}"
+
 
 @dataclass(frozen=True)
 class LabelLayer:
@@ -70,9 +74,9 @@ class SizeConstant:
     touches: Atoms
     """The labels whose removal is possible only if the user's code reads the constant from a shape or an attribute."""
     is_ambiguous: bool
-    """Whether the operator also runs with a wrong value of the constant, so that running it is no check."""
+    """Whether the operator also runs with a wrong value of the constant, so that running it checks nothing."""
 
-    def kept(self, is_kept: np.ndarray[Any, np.dtype[np.bool_]]) -> int:
+    def reduced_value(self, is_kept: np.ndarray[Any, np.dtype[np.bool_]]) -> int:
         """The value of the constant if only some labels are kept: a boolean for each label."""
         return int(is_kept[self.entries].any(1).sum())
 

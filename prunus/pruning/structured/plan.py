@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from prunus.errors import ModelError
 from prunus.masks import Masks
 from prunus.pruning.structured.edits import merge_edits
+from prunus.pruning.structured.graph import find_tensor
 from prunus.pruning.structured.groups import Analysis, Group, RefusedDimension, kept_indices
 from prunus.pruning.structured.removal import check_optimizer, remove_channels
 from prunus.pruning.structured.report import SlimReport, describe_plan
 from prunus.pruning.structured.rewrite import change_constants, exported_module
 from prunus.pruning.structured.sizes import bound_attributes
 from prunus.pruning.structured.verify import check_removal
-from prunus.pruning.structured.walk import find_tensor
 
 
 @dataclass
@@ -72,11 +72,12 @@ class SlimPlan:
             ModelError: The outputs without the channels differ from those with the channels set to zero, or the plan
                 was applied before; the model is unchanged.
         """
-        kept = kept_indices(self.analysis, self.removed)
+        indices = kept_indices(self.analysis, self.removed)
         self._check_shapes()
         if self.rewrite and (optimizer is not None or masks is not None):
             raise ModelError(
-                "Expected no optimizer and no masks with rewrite=True, which returns a new module; make them of it."
+                "Expected no optimizer and no masks with rewrite=True, which returns a new module; make them for that "
+                "module."
             )
         if self.weights and masks is not None:
             raise ModelError(
@@ -89,9 +90,9 @@ class SlimPlan:
                 f"Expected prunus.Masks of this {type(self.model).__name__}, got "
                 f"{'those of another model' if isinstance(masks, Masks) else f'a {type(masks).__name__}'}."
             )
-        base = exported_module(self.analysis.traced) if self.rewrite else self.model
+        base = exported_module(self.analysis.traced, self.model) if self.rewrite else self.model
         self._verify(base)
-        edits = remove_channels(base, kept, self.attributes(self.removed), optimizer, masks, self.weights)
+        edits = remove_channels(base, indices, self.attributes(self.removed), optimizer, masks, self.weights)
         if self.rewrite:
             self._change_constants(base, self.removed)
         else:
@@ -99,16 +100,16 @@ class SlimPlan:
         return base
 
     def _change_constants(self, module: nn.Module, removed: Mapping[str, Sequence[int]]) -> None:
-        kept = self.analysis.kept_labels(removed)
-        change_constants(module, self.analysis.constants, lambda constant: constant.kept(kept))
+        is_kept = self.analysis.kept_labels(removed)
+        change_constants(module, self.analysis.constants, lambda constant: constant.reduced_value(is_kept))
 
     def attributes(self, removed: Mapping[str, Sequence[int]]) -> dict[str, dict[str, Any]]:
         """New values of attributes of the user's modules if channels are removed.
 
         Raises ModelError where two sizes that differ afterwards are one attribute.
         """
-        kept = self.analysis.kept_labels(removed)
-        values = bound_attributes(self.analysis.bindings, lambda constant: constant.kept(kept))
+        is_kept = self.analysis.kept_labels(removed)
+        values = bound_attributes(self.analysis.bindings, lambda constant: constant.reduced_value(is_kept))
         if values is None:
             raise ModelError("Expected equal numbers of channels where the model has one attribute for them.")
         return values
@@ -138,5 +139,5 @@ class SlimPlan:
             if removed:
                 edit = partial(self._change_constants, removed=removed) if self.rewrite else None
                 what = f"the channels of {', '.join(exact[:5])}"
-                kept = kept_indices(self.analysis, removed)
-                check_removal(base, traced.args, traced.kwargs, kept, self.attributes(removed), what, edit)
+                indices = kept_indices(self.analysis, removed)
+                check_removal(base, traced.args, traced.kwargs, indices, self.attributes(removed), what, edit)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prunus.pruning.matrix import from_matrix, to_matrix
 from prunus.pruning.structured.criteria import FilterStatistics, input_columns
-from prunus.pruning.structured.removal import resolve
+from prunus.pruning.structured.graph import resolve
 
 
 def refit_weights(statistics: FilterStatistics, removed: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:

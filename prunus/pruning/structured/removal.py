@@ -15,15 +15,16 @@ from prunus.errors import ModelError
 from prunus.masks import Masks
 from prunus.pruning.structured.attention import attention_sizes, can_lose_heads
 from prunus.pruning.structured.edits import select_indices, set_attributes, set_data
+from prunus.pruning.structured.graph import resolve
 from prunus.pruning.structured.rules import removes_whole_groups
 
-Kept = Mapping[str, Mapping[int, Tensor]]
+KeptIndices = Mapping[str, Mapping[int, Tensor]]
 """The indices that are kept, by name of the tensor and dimension."""
 
 
 def remove_channels(
     model: nn.Module,
-    kept: Kept,
+    kept_indices: KeptIndices,
     attributes: Mapping[str, Mapping[str, Any]],
     optimizer: torch.optim.Optimizer | None = None,
     masks: Masks | None = None,
@@ -47,15 +48,15 @@ def remove_channels(
     Raises:
         ModelError: A state of the optimizer has neither one entry nor one per weight; nothing is changed.
     """
-    tensors = {name: resolve(model, name) for name in kept}
+    tensors = {name: resolve(model, name) for name in kept_indices}
     values = {name: (weights or {}).get(name, tensor.data) for name, tensor in tensors.items()}
-    smaller = {name: select_indices(value, kept[name]) for name, value in values.items()}
+    smaller = {name: select_indices(value, kept_indices[name]) for name, value in values.items()}
     gradients = {
-        name: select_indices(tensor.grad, kept[name])
+        name: select_indices(tensor.grad, kept_indices[name])
         for name, tensor in tensors.items()
         if tensor.grad is not None
     }
-    states = [] if optimizer is None else _smaller_states(optimizer, tensors, kept)
+    states = [] if optimizer is None else _smaller_states(optimizer, tensors, kept_indices)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     for name, tensor in tensors.items():
         tensor.grad = None
@@ -64,32 +65,15 @@ def remove_channels(
     for state, key, value in states:
         state[key] = value
     if masks is not None:
-        masks.select(kept)
+        masks.select(kept_indices)
     edits = update_attributes(model, shapes, attributes)
     stored = model.state_dict().keys()
     for name in (
-        kept.keys() - stored
-    ):  # a file does not hold it: it is made smaller from that of the original module
+        kept_indices.keys() - stored
+    ):  # not in a file: `load` reduces the tensor of the original module
         path, _, last = name.rpartition(".")
-        indices = {str(dim): own.tolist() for dim, own in kept[name].items()}
-        edits.setdefault(path, {})[last] = indices
+        edits.setdefault(path, {})[last] = {str(dim): i.tolist() for dim, i in kept_indices[name].items()}
     return edits
-
-
-def resolve(model: nn.Module, name: str) -> Tensor:
-    """The parameter, buffer or tensor attribute of a name.
-
-    Args:
-        model: A module that has it.
-        name: Its name, with the path of its module.
-
-    Returns:
-        The tensor.
-    """
-    path, _, last = name.rpartition(".")
-    tensor = getattr(model.get_submodule(path), last)
-    assert isinstance(tensor, Tensor)
-    return tensor
 
 
 def check_optimizer(model: nn.Module, optimizer: object) -> None:
@@ -100,7 +84,8 @@ def check_optimizer(model: nn.Module, optimizer: object) -> None:
         optimizer: The optimizer.
 
     Raises:
-        ModelError: It is no optimizer, steps no parameter of the model, or its state is not that of single parameters.
+        ModelError: It is not an optimizer, steps no parameter of the model, or its state is not that of single
+            parameters.
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ModelError(f"Expected a torch.optim.Optimizer, got a {type(optimizer).__name__}.")
@@ -111,13 +96,13 @@ def check_optimizer(model: nn.Module, optimizer: object) -> None:
         )
     if any(isinstance(value, list) for state in optimizer.state.values() for value in state.values()):
         raise ModelError(
-            f"Expected a state of the optimizer by parameter, which can be reduced, got that of "
+            "Expected an optimizer with a state for each parameter, which can be reduced, got "
             f"{type(optimizer).__name__}; apply the plan without the optimizer, and make a new one."
         )
 
 
 def _smaller_states(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], kept: Kept
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], kept_indices: KeptIndices
 ) -> list[tuple[dict[str, Any], str, Tensor]]:
     """The reduced tensors of an optimizer's state, with the dict and the key that they belong to."""
     result = []
@@ -127,7 +112,7 @@ def _smaller_states(
             if not isinstance(value, Tensor) or value.numel() == 1:
                 continue
             full = value.dim() == tensor.dim() and all(
-                own in (1, size) for own, size in zip(value.shape, tensor.shape, strict=True)
+                length in (1, size) for length, size in zip(value.shape, tensor.shape, strict=True)
             )
             if not full:
                 raise ModelError(
@@ -135,7 +120,7 @@ def _smaller_states(
                     f"{tuple(tensor.shape)} of {name!r}, got {tuple(value.shape)}; apply the plan without the "
                     "optimizer, and make a new one."
                 )
-            dims = {dim: indices for dim, indices in kept[name].items() if value.shape[dim] > 1}
+            dims = {dim: indices for dim, indices in kept_indices[name].items() if value.shape[dim] > 1}
             result.append((state, key, select_indices(value, dims)))
     return result
 
@@ -178,16 +163,9 @@ def _plain(value: Any) -> Any:
 
 
 HANDLED_MODULES = (
-    *(
-        nn.modules.conv._ConvNd,
-        nn.Linear,
-        nn.modules.batchnorm._NormBase,
-        nn.LayerNorm,
-        nn.RMSNorm,
-        nn.GroupNorm,
-    ),
-    *(nn.Embedding, nn.PReLU, nn.RNNBase, nn.RNNCellBase),
-)
+    nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm,
+    nn.Embedding, nn.PReLU, nn.RNNBase, nn.RNNCellBase,
+)  # fmt: skip
 """Modules of torch whose attributes follow from the shapes of their tensors."""
 
 
@@ -200,24 +178,24 @@ def _sizes(module: nn.Module, before: Mapping[str, Sequence[int]]) -> dict[str, 
     """The attributes of a module of torch that are sizes of its tensors, with the values that they should have."""
     name = "weight_orig" if hasattr(module, "weight_orig") else "weight"  # of torch.nn.utils.prune
     weight = getattr(module, name, None)
-    own = tuple(weight.shape) if isinstance(weight, Tensor) else ()
-    old = tuple(before.get(name, own))
+    shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
+    old_shape = tuple(before.get(name, shape))
     if isinstance(module, nn.modules.conv._ConvNd):
-        return _convolution_sizes(module, own, old)
+        return _convolution_sizes(module, shape, old_shape)
     if isinstance(module, nn.Linear):
-        return {"out_features": own[0], "in_features": own[1]}
+        return {"out_features": shape[0], "in_features": shape[1]}
     if isinstance(module, nn.modules.batchnorm._NormBase):
         tensors = (module.weight, module.running_mean)
         return {"num_features": next((len(t) for t in tensors if t is not None), module.num_features)}
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
-        return {"normalized_shape": own} if own else {}
-    if isinstance(module, nn.GroupNorm) and own:
-        groups = module.num_groups if module.num_groups == 1 else own[0] * module.num_groups // old[0]
-        return {"num_channels": own[0], "num_groups": groups}
+        return {"normalized_shape": shape} if shape else {}
+    if isinstance(module, nn.GroupNorm) and shape:
+        groups = module.num_groups if module.num_groups == 1 else shape[0] * module.num_groups // old_shape[0]
+        return {"num_channels": shape[0], "num_groups": groups}
     if isinstance(module, nn.Embedding):
-        return {"embedding_dim": own[1]}
+        return {"embedding_dim": shape[1]}
     if isinstance(module, nn.PReLU):
-        return {"num_parameters": own[0]}
+        return {"num_parameters": shape[0]}
     if isinstance(module, nn.MultiheadAttention):
         return attention_sizes(module)
     if isinstance(module, nn.RNNBase):
@@ -230,9 +208,11 @@ def _sizes(module: nn.Module, before: Mapping[str, Sequence[int]]) -> dict[str, 
     return {}
 
 
-def _convolution_sizes(module: Any, own: Sequence[int], old: Sequence[int]) -> dict[str, Any]:
+def _convolution_sizes(module: Any, shape: Sequence[int], old_shape: Sequence[int]) -> dict[str, Any]:
     groups = module.groups
     if groups > 1 and removes_whole_groups(groups, module.in_channels):
-        groups = own[0] * groups // old[0]
-    inputs, outputs = (own[0], own[1] * groups) if module.transposed else (own[1] * groups, own[0])
+        groups = shape[0] * groups // old_shape[0]
+    inputs, outputs = shape[0], shape[1] * groups
+    if not module.transposed:
+        inputs, outputs = outputs, inputs
     return {"out_channels": outputs, "in_channels": inputs, "groups": groups}

@@ -76,7 +76,7 @@ def describe_plan(model: nn.Module, analysis: Analysis, removed: Mapping[str, Se
     Returns:
         One row for each module with parameters of its own, in the order of the model.
     """
-    kept = kept_indices(analysis, removed)
+    indices = kept_indices(analysis, removed)
     macs = _macs_of_modules(analysis, removed)
     groups_of: dict[str, dict[str, None]] = defaultdict(dict)
     for group in analysis.groups:
@@ -89,20 +89,18 @@ def describe_plan(model: nn.Module, analysis: Analysis, removed: Mapping[str, Se
     rows = []
     for path, names in modules.items():
         shapes = {n: analysis.shapes.get(n, tuple(model.get_parameter(n).shape)) for n in names}
-        smaller = {n: _smaller(shapes[n], kept.get(n, {})) for n in names}
+        smaller = {n: _smaller(shapes[n], indices.get(n, {})) for n in names}
         channels = (shapes[names[0]] or (1,))[0], (smaller[names[0]] or (1,))[0]
         counts = sum(map(prod, shapes.values())), sum(map(prod, smaller.values()))
         own_groups = tuple(dict.fromkeys(g for name in names for g in groups_of[name]))
         rows.append(SlimRow(path or "(model)", channels, counts, macs.get(path, (0, 0)), own_groups))
     parameters = count_parameters(model, analysis, {}), count_parameters(model, analysis, removed)
-    refused = [
-        f"{own.refusal.operator} ({own.refusal.source}): {own.refusal.reason}" for own in analysis.refused
-    ]
+    refused = [str(dimension.refusal) for dimension in analysis.refused]
     return SlimReport(rows, parameters, (analysis.macs(), analysis.macs(removed)), refused)
 
 
-def _smaller(shape: Sequence[int], kept: Mapping[int, Any]) -> tuple[int, ...]:
-    return tuple(len(kept[dim]) if dim in kept else size for dim, size in enumerate(shape))
+def _smaller(shape: Sequence[int], kept_indices: Mapping[int, Any]) -> tuple[int, ...]:
+    return tuple(len(kept_indices[dim]) if dim in kept_indices else size for dim, size in enumerate(shape))
 
 
 def _macs_of_modules(analysis: Analysis, removed: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, int]]:
@@ -110,10 +108,11 @@ def _macs_of_modules(analysis: Analysis, removed: Mapping[str, Sequence[int]]) -
     is_kept = analysis.kept_labels(removed)
     totals: dict[str, tuple[int, int]] = {}
     for work in analysis.coupling.work:
-        names = analysis.sources.get(work.node, ())
+        tensors = analysis.traced.tensors
+        names = [tensors[node.name] for node in work.node.all_input_nodes if node.name in tensors]
         path = names[0].rpartition(".")[0] if names else module_path(work.node)
         before = work.factor * prod(map(len, work.channels))
-        after = work.factor * int(np.prod([is_kept[own].sum() for own in work.channels], dtype=np.int64))
+        after = work.factor * int(np.prod([is_kept[atoms].sum() for atoms in work.channels], dtype=np.int64))
         old = totals.get(path, (0, 0))
         totals[path] = old[0] + before, old[1] + after
     return totals

@@ -60,15 +60,16 @@ def slim_and_retrain(
     Args:
         model: A trained network.
         example_inputs: As for `prunus.slim`.
-        data: Training uses the training and validation splits; criteria see 1024 examples of the training split. None:
-            there is none, which needs `fit`.
+        data: Training uses the training and validation splits; criteria see 1024 examples of the training split. None
+            requires `fit`.
         fractions: The fraction of the dense MACs or parameters that each round keeps at most, decreasing, in (0, 1].
         retrain: One recipe per round; a recipe without epochs trains nothing.
         goal: "macs" or "parameters".
         fit: A function of the smaller model that trains it in place, in the place of recipes.
         forward, loss: As for `prunus.train`; criteria that differentiate a loss use them too.
-        seed: Of random criteria, examples and training.
-        checkpoints: A folder; with it a killed call continues where it was, given the same arguments.
+        seed: Seed of random criteria, examples and training.
+        checkpoints: A folder of checkpoints. A call that was killed continues from them if it is repeated with the same
+            arguments.
         report: Called after each epoch.
         progress: Called after every batch of training.
         options: Further arguments of `prunus.slim`, such as `criterion`, `refit` and `exclude`.
@@ -78,7 +79,7 @@ def slim_and_retrain(
 
     Raises:
         SpecError: The number of recipes is not that of rounds, recipes or checkpoints are given with `fit`, or `fit`
-            is no function.
+            is not a function.
         DensityError: The fractions do not decrease in (0, 1], the goal is another, or a budget cannot be met.
         ModelError: As `prunus.slim`, or the model cannot be trained on the data; raised before any training.
         StatisticsError: As `prunus.slim`.
@@ -142,5 +143,5 @@ def _check_rounds(
         raise SpecError(f"Expected fit to be a function of the model, got {type(fit).__name__}.")
     if fit is not None and checkpoints is not None:
         raise SpecError(
-            "Expected fit or checkpoints, which it does not write, got both; leave out one of them."
+            "Expected either fit or checkpoints, got both; fit writes no checkpoints, so leave out one of them."
         )

@@ -59,15 +59,15 @@ def resolve_sizes(analysis: Analysis, model: nn.Module) -> Analysis:
     probe = _Probe(analysis, model)
     accepted: list[Group] = []
     bindings: set[Binding] = set()
-    for groups, own in _partitions(touched, model):
+    for groups, group_constants in _partitions(touched, model):
         pending = [groups, *([group] for group in groups if len(groups) > 1)]
-        solution = _solve(probe, pending[0], own, model)
+        solution = _solve(probe, pending[0], group_constants, model)
         if solution is not None:
             accepted += groups
             bindings |= solution
             continue
         for alone in pending[1:]:
-            if (solution := _solve(probe, alone, own, model)) is not None:
+            if (solution := _solve(probe, alone, group_constants, model)) is not None:
                 accepted += alone
                 bindings |= solution
     while accepted and not probe.runs(accepted, bindings):
@@ -107,9 +107,9 @@ def _touched_groups(analysis: Analysis, constants: Sequence[SizeConstant]) -> To
     for constant in constants:
         for root in np.unique(analysis.roots[constant.touches]).tolist():
             if (group := group_of.get(root)) is not None:
-                own = touched.setdefault(group.name, (group, []))[1]
-                if constant not in own[-1:]:
-                    own.append(constant)
+                group_constants = touched.setdefault(group.name, (group, []))[1]
+                if constant not in group_constants[-1:]:
+                    group_constants.append(constant)
     return touched
 
 
@@ -123,14 +123,16 @@ def _partitions(touched: Touched, model: nn.Module) -> Iterator[tuple[list[Group
         )
         parts[key].append((group, constants))
     for members in parts.values():
-        yield [group for group, _ in members], [constant for _, own in members for constant in own]
+        yield [group for group, _ in members], [c for _, constants in members for c in constants]
 
 
 def _solve(
     probe: "_Probe", groups: Sequence[Group], constants: Sequence[SizeConstant], model: nn.Module
 ) -> set[Binding] | None:
     """The attributes to change so that the model runs without channels of these groups; None: no choice runs."""
-    is_ambiguous = any(constant.is_ambiguous for constant in constants)  # running it is no proof
+    is_ambiguous = any(
+        constant.is_ambiguous for constant in constants
+    )  # a run does not confirm the constants
     for bindings in _choices(constants, model):
         is_run = probe.runs(groups, bindings)
         if is_run and (not (is_ambiguous or bindings) or probe.is_exact(groups, bindings)):
@@ -148,26 +150,26 @@ def _choices(constants: Sequence[SizeConstant], model: nn.Module) -> Iterator[se
         for name, value in vars(module).items():
             if type(value) is int and value == constant.value and not name.startswith("_"):
                 places[place].setdefault(name, set()).add(Binding(path, name, constant))
-    combinations = islice(product(*(own.items() for own in places.values())), MAX_CHOICES)
+    combinations = islice(product(*(attributes.items() for attributes in places.values())), MAX_CHOICES)
     for combination in sorted(combinations, key=lambda items: sum(name is not None for name, _ in items)):
-        yield set[Binding]().union(*(own for _, own in combination))
+        yield set[Binding]().union(*(bindings for _, bindings in combination))
 
 
 def bound_attributes(
-    bindings: Iterable[Binding], kept: Callable[[SizeConstant], int]
+    bindings: Iterable[Binding], new_value: Callable[[SizeConstant], int]
 ) -> dict[str, dict[str, Any]] | None:
     """The new values of attributes; None where two constants give an attribute different values.
 
     Args:
         bindings: Attributes and constants.
-        kept: The new value of a constant.
+        new_value: Returns the new value of a constant.
 
     Returns:
         The value by module name and attribute.
     """
     values: dict[str, dict[str, Any]] = {}
     for binding in bindings:
-        new = kept(binding.constant)
+        new = new_value(binding.constant)
         if values.setdefault(binding.path, {}).setdefault(binding.attribute, new) != new:
             return None
     return values
@@ -195,17 +197,17 @@ class _Probe:
         self.count += 1
         if self.count > MAX_PROBES or self.expected is None:
             return False
-        kept, attributes = self._removal(groups, bindings)
-        return attributes is not None and self._shapes(kept, attributes) == self.expected
+        indices, attributes = self._removal(groups, bindings)
+        return attributes is not None and self._shapes(indices, attributes) == self.expected
 
     def is_exact(self, groups: Sequence[Group], bindings: Iterable[Binding]) -> bool:
         """Whether removing channels of the exact groups among these gives the outputs of setting them to zero."""
-        kept, attributes = self._removal([group for group in groups if group.exact], bindings)
-        if not kept or attributes is None:
+        indices, attributes = self._removal([group for group in groups if group.exact], bindings)
+        if not indices or attributes is None:
             return attributes is not None
         traced = self.analysis.traced
         try:
-            error, tolerance = removal_error(self.original, traced.args, traced.kwargs, kept, attributes)
+            error, tolerance = removal_error(self.original, traced.args, traced.kwargs, indices, attributes)
         except ModelError:
             return False
         return error <= tolerance
@@ -220,17 +222,17 @@ class _Probe:
             if group.channels > 1
         }
         is_kept = self.analysis.kept_labels(removed)
-        attributes = bound_attributes(bindings, lambda constant: constant.kept(is_kept))
+        attributes = bound_attributes(bindings, lambda constant: constant.reduced_value(is_kept))
         return kept_indices(self.analysis, removed), attributes
 
     def _shapes(
-        self, kept: Mapping[str, Mapping[int, Tensor]], attributes: Mapping[str, Mapping[str, Any]]
+        self, indices: Mapping[str, Mapping[int, Tensor]], attributes: Mapping[str, Mapping[str, Any]]
     ) -> list[torch.Size] | None:
         """The shapes of the outputs; None where the model does not run."""
         model = copied(self.model)
         try:
             with torch.device(self.device or "cpu"), torch.no_grad(), eval_mode(model):
-                remove_channels(model, kept, attributes)
+                remove_channels(model, indices, attributes)
                 outputs = model(*self.inputs[0], **self.inputs[1])
         except Exception:  # the user's forward may fail in any way
             return None
@@ -247,4 +249,6 @@ def _refuse(analysis: Analysis, forbidden: Mapping[str, SizeConstant]) -> None:
             refusal = Refusal(operator_name(node.target), source_line(node), reason)
             refused[refusal] += [(member.name, member.dim) for member in group.members]
     analysis.groups = [group for group in analysis.groups if group.name not in forbidden]
-    analysis.refused += [RefusedDimension(refusal, tuple(own)) for refusal, own in refused.items()]
+    analysis.refused += [
+        RefusedDimension(refusal, tuple(dimensions)) for refusal, dimensions in refused.items()
+    ]

@@ -59,8 +59,8 @@ def slim(
         density: The fraction of the channels to keep, in (0, 1]: of each group, or, with the scope "global", of all.
         latency: The longest time of a forward pass of the example inputs on this machine, as a fraction of the dense
             one in (0, 1]; measured for about 15 candidates.
-        budget: (function, limit): the function of a smaller copy of the model is at most the limit, for example
-            (lambda model: len(prunus.pack(model.state_dict())), 100_000) for the bytes of the coded file.
+        budget: (function, limit): the value of the function for a smaller copy of the model is at most the limit, for
+            example (lambda model: len(prunus.pack(model.state_dict())), 100_000) for the bytes of the coded file.
         criterion: A key of FILTER_CRITERIA ("l1", "l2", "bn_scale", "taylor", "geometric_median", "activation", "apoz",
             "thinet", "lasso", "random"), or a criterion for weights, whose scores are summed over all coupled weights.
         scope: "layer": every group keeps the same fraction. "global": channels of all groups are ranked together, by
@@ -71,7 +71,7 @@ def slim(
             the loss that the outputs contain, else cross-entropy.
         seed: For criteria that draw random numbers.
         round_to: The number of channels that a group keeps is a multiple of this, if the group has as many.
-        min_channels: The least number of channels that a group keeps.
+        min_channels: The smallest number of channels that a group keeps.
         exclude: Names of parameters or modules; groups that contain one of them are not pruned.
         allow_inexact: Also remove channels over which a normalization runs.
         verify: Check on the example inputs that removing is the same as setting to zero, before `apply`: True, False,
@@ -148,10 +148,10 @@ def slim(
 
 
 def _check_goal(**goals: Any) -> None:
-    given = {name: value for name, value in goals.items() if value is not None}
-    if len(given) != 1:
-        raise DensityError(f"Expected one of {', '.join(goals)}, got {', '.join(given) or 'none'}.")
-    name, value = given.popitem()
+    goals_given = {name: value for name, value in goals.items() if value is not None}
+    if len(goals_given) != 1:
+        raise DensityError(f"Expected one of {', '.join(goals)}, got {', '.join(goals_given) or 'none'}.")
+    name, value = goals_given.popitem()
     if name == "budget":
         if not (isinstance(value, tuple) and len(value) == 2 and callable(value[0]) and _is_number(value[1])):
             raise DensityError(f"Expected budget=(function of a model, limit), got {value!r}.")
@@ -173,8 +173,7 @@ def _why_none(analysis: Analysis) -> str:
         reason = "it is excluded" if first.inexact is None else f"{first.inexact.reason} (allow_inexact=True)"
         return f": {len(analysis.groups)} left out, the first {first.name!r} because {reason}"
     if analysis.refused:
-        refusal = analysis.refused[0].refusal
-        return f": {refusal.operator} at {refusal.source}: {refusal.reason}"
+        return f": {analysis.refused[0].refusal}"
     return ""
 
 
@@ -210,5 +209,5 @@ def is_allowed(group: Group, exclude: Sequence[str], allow_inexact: bool) -> boo
         True if they may.
     """
     names = {member.name for member in group.members}
-    is_excluded = any(name == own or own.startswith(f"{name}.") for name in exclude for own in names)
+    is_excluded = any(name == other or other.startswith(f"{name}.") for name in exclude for other in names)
     return (group.exact or allow_inexact) and not is_excluded

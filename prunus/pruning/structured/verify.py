@@ -7,7 +7,7 @@ groups they differ, and only their shapes are compared.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import isnan
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from prunus.errors import ModelError
-from prunus.pruning.structured.graph import exact_attention
-from prunus.pruning.structured.removal import Kept, remove_channels, resolve
+from prunus.pruning.structured.graph import exact_attention, resolve
+from prunus.pruning.structured.removal import KeptIndices, remove_channels
 from prunus.pruning.weights import copied
 from prunus.training.modes import eval_mode
 
@@ -35,7 +35,7 @@ def removal_error(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    kept: Kept,
+    kept_indices: KeptIndices,
     attributes: Mapping[str, Mapping[str, Any]],
     edit: Callable[[nn.Module], None] | None = None,
 ) -> tuple[float, float]:
@@ -57,18 +57,20 @@ def removal_error(
     """
 
     def remove(copy: nn.Module) -> None:
-        remove_channels(copy, kept, attributes)
+        remove_channels(copy, kept_indices, attributes)
         if edit is not None:
             edit(copy)
 
-    return difference_of_outputs(model, args, kwargs, partial(_set_to_zero, kept=kept), remove)
+    return difference_of_outputs(
+        model, args, kwargs, partial(_set_to_zero, kept_indices=kept_indices), remove
+    )
 
 
 def check_removal(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    kept: Kept,
+    kept_indices: KeptIndices,
     attributes: Mapping[str, Mapping[str, Any]],
     what: str,
     edit: Callable[[nn.Module], None] | None = None,
@@ -87,10 +89,7 @@ def check_removal(
     Raises:
         ModelError: The outputs differ, or the model does not run without the channels.
     """
-    _check_error(model, what, *removal_error(model, args, kwargs, kept, attributes, edit))
-
-
-def _check_error(model: nn.Module, what: str, error: float, tolerance: float) -> None:
+    error, tolerance = removal_error(model, args, kwargs, kept_indices, attributes, edit)
     if not error <= tolerance:
         raise ModelError(
             f"Expected the same outputs of {type(model).__name__} with {what} removed and with {what} set to zero, but "
@@ -136,29 +135,56 @@ def _copied(model: nn.Module) -> nn.Module:
 def _compare(model: nn.Module, inputs: tuple[Any, Any], set_to_zero: Change, remove: Change) -> float:
     with eval_mode(model), exact_attention(), _default_dtype_of(model):
         set_to_zero(model)
-        expected = _outputs(model(*inputs[0], **inputs[1]))
+        expected = outputs_of(model, *inputs)
         remove(model)
         try:
-            actual = _outputs(model(*inputs[0], **inputs[1]))
+            actual = outputs_of(model, *inputs)
         except Exception as error:
             why = next(iter(str(error).splitlines()), type(error).__name__)
             raise ModelError(
                 f"{type(model).__name__} does not run without the channels ({why}); a size is written out in its code. "
                 "Exclude these layers, or pass rewrite=True."
             ) from error
-    if [t.shape for t in expected] != [t.shape for t in actual]:
-        return float("inf")
-    return max((_difference(a, b) for a, b in zip(expected, actual, strict=True)), default=0.0)
+    return largest_difference(expected, actual)
 
 
-def _set_to_zero(model: nn.Module, kept: Kept) -> None:
-    for name, dims in kept.items():
+def _set_to_zero(model: nn.Module, kept_indices: KeptIndices) -> None:
+    for name, dims in kept_indices.items():
         tensor = resolve(model, name)
         if isinstance(tensor, nn.Parameter):
             for dim, indices in dims.items():
                 is_removed = torch.ones(tensor.shape[dim], dtype=torch.bool)
                 is_removed[indices] = False
                 tensor.index_fill_(dim, is_removed.nonzero().flatten().to(tensor.device), 0.0)
+
+
+def outputs_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Copies of the tensors that a model returns.
+
+    Args:
+        model: A module.
+        args: Positional arguments of its forward.
+        kwargs: Named arguments of its forward.
+
+    Returns:
+        The tensors, in the order of the output.
+    """
+    return [t.clone() for t in pytree.tree_leaves(model(*args, **kwargs)) if isinstance(t, Tensor)]
+
+
+def largest_difference(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
+    """The largest difference of outputs, relative to the largest output; infinite where shapes differ.
+
+    Args:
+        expected: Outputs of a model.
+        actual: Outputs of another model.
+
+    Returns:
+        The difference.
+    """
+    if [t.shape for t in expected] != [t.shape for t in actual]:
+        return float("inf")
+    return max((_difference(a, b) for a, b in zip(expected, actual, strict=True)), default=0.0)
 
 
 def _difference(expected: Tensor, actual: Tensor) -> float:
@@ -202,10 +228,6 @@ def _default_dtype_of(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
-
-
-def _outputs(output: Any) -> list[Tensor]:
-    return [t.clone() for t in pytree.tree_leaves(output) if isinstance(t, Tensor)]
 
 
 def _to_double(value: Any) -> Any:

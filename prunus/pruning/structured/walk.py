@@ -4,68 +4,27 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from prunus.pruning.structured.graph import (
     TracedGraph,
     bind_arguments,
+    find_tensor,
     is_getitem,
+    live_nodes,
     operator_name,
     result_shapes,
 )
 from prunus.pruning.structured.labels import Coupling, LabelLayer, Labels
 from prunus.pruning.structured.rules import GENERATORS, RULES, UnsupportedCall, elementwise, fixed
 
-ELEMENTWISE = frozenset(
-    (
-        *(
-            "_to_copy",
-            "alias",
-            "alpha_dropout",
-            "celu",
-            "clone",
-            "clip",
-            "contiguous",
-            "copy",
-            "detach",
-            "divide",
-        ),
-        *(
-            "dropout",
-            "elu",
-            "feature_alpha_dropout",
-            "feature_dropout",
-            "fill",
-            "gelu",
-            "hardshrink",
-            "hardsigmoid",
-        ),
-        *(
-            "hardswish",
-            "hardtanh",
-            "leaky_relu",
-            "lift_fresh",
-            "lift_fresh_copy",
-            "log_sigmoid",
-            "masked_fill",
-            "mish",
-        ),
-        *(
-            "multiply",
-            "prelu",
-            "relu",
-            "relu6",
-            "rsub",
-            "rrelu",
-            "selu",
-            "silu",
-            "softplus",
-            "softshrink",
-            "subtract",
-        ),
-        *("tanh", "threshold", "to", "true_divide", "type_as", "where"),
-    )
-)
+ELEMENTWISE = frozenset((
+    "_to_copy", "alias", "alpha_dropout", "celu", "clone", "clip", "contiguous", "copy", "detach", "divide",
+    "dropout", "elu", "feature_alpha_dropout", "feature_dropout", "fill", "gelu", "hardshrink", "hardsigmoid",
+    "hardswish", "hardtanh", "leaky_relu", "lift_fresh", "lift_fresh_copy", "log_sigmoid", "masked_fill", "mish",
+    "multiply", "prelu", "relu", "relu6", "rsub", "rrelu", "selu", "silu", "softplus", "softshrink", "subtract",
+    "tanh", "threshold", "to", "true_divide", "type_as", "where",
+))  # fmt: skip
 """Operators that are elementwise but do not have torch's tag `pointwise`; a test computes that they are."""
 
 
@@ -77,8 +36,8 @@ class LabeledGraph:
     coupling: Coupling = field(default_factory=Coupling)
     parameters: dict[str, Labels] = field(default_factory=dict)
     """The labels of every dimension of each parameter, buffer and constant that is used."""
-    sources: dict[fx.Node, tuple[str, ...]] = field(default_factory=dict)
-    """The names of the parameters among the inputs of a node."""
+    results: dict[fx.Node, Any] = field(default_factory=dict)
+    """The labels of the results of each node."""
 
 
 IGNORED = frozenset(("_assert_tensor_metadata", "_assert_async", "_assert_scalar", "sym_constrain_range"))
@@ -102,11 +61,10 @@ def label_graph(traced: TracedGraph, model: nn.Module) -> LabeledGraph:
         The labels of the parameters and all couplings.
     """
     result = LabeledGraph(traced)
-    environment: dict[fx.Node, Any] = {}
     for node in traced.graph.nodes:
         if node.op == "placeholder":
-            environment[node] = _placeholder(result, model, node)
-    _walk(result, traced.graph, traced.owner, environment)
+            result.results[node] = _placeholder(result, model, node)
+    _walk(result, traced.graph, traced.owner, result.results)
     return result
 
 
@@ -130,27 +88,9 @@ def _placeholder(result: LabeledGraph, model: nn.Module, node: fx.Node) -> Label
     return result.parameters[name]
 
 
-def find_tensor(model: nn.Module, name: str) -> Tensor | None:
-    """The parameter, buffer or attribute of a name.
-
-    Args:
-        model: A module.
-        name: The name, with the path of its module.
-
-    Returns:
-        The tensor, or None where the model has none of this name.
-    """
-    path, _, last = name.rpartition(".")
-    try:
-        value = getattr(model.get_submodule(path), last)
-    except AttributeError:
-        return None
-    return value if isinstance(value, Tensor) else None
-
-
 def _walk(result: LabeledGraph, graph: fx.Graph, owner: Any, environment: dict[fx.Node, Any]) -> Any:
     """Process the nodes of a graph; returns the labels of its outputs."""
-    coupling, live = result.coupling, _live_nodes(graph)
+    coupling, live = result.coupling, live_nodes(graph)
     for node in graph.nodes:
         if node not in live:
             continue
@@ -160,22 +100,12 @@ def _walk(result: LabeledGraph, graph: fx.Graph, owner: Any, environment: dict[f
         elif node.op == "output":
             outputs = _labels_of(node.args, environment)
             if graph is result.traced.graph:
-                for labels in _flatten(outputs):
+                for labels in flatten_labels(outputs):
                     _block(coupling, labels, "it is an output of the model")
             return outputs[0]
         elif node.op == "call_function":
             environment[node] = _call(result, node, environment)
     return None
-
-
-def _live_nodes(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes that an output depends on, or that change a tensor in place."""
-    live: set[fx.Node] = set()
-    for node in reversed(graph.nodes):
-        schema = getattr(node.target, "_schema", None)
-        if node.op == "output" or (schema is not None and schema.is_mutable) or live.intersection(node.users):
-            live.add(node)
-    return live
 
 
 def _call(result: LabeledGraph, node: fx.Node, environment: dict[fx.Node, Any]) -> Any:
@@ -186,15 +116,12 @@ def _call(result: LabeledGraph, node: fx.Node, environment: dict[fx.Node, Any]) 
         return _inline(result, node, environment)
     shapes = result_shapes(node)
     arguments = {name: _labels_of(value, environment) for name, value in bind_arguments(node).items()}
-    inputs = list(_flatten(list(arguments.values())))
+    inputs = list(flatten_labels(list(arguments.values())))
     name = operator_name(node.target)
     if not any(labels.layers for labels in inputs) and name not in GENERATORS:
         return _results(node, shapes)
     if name in IGNORED:
         return None
-    result.sources[node] = tuple(
-        result.traced.tensors[n.name] for n in node.all_input_nodes if n.name in result.traced.tensors
-    )
     reason = "the operator has no rule"
     try:
         if name in RULES:
@@ -244,7 +171,7 @@ def _inline(result: LabeledGraph, node: fx.Node, environment: dict[fx.Node, Any]
     position = next(i for i, argument in enumerate(node.args) if isinstance(argument, fx.Node))
     block = environment[node.args[position]]  # type: ignore[index]
     inputs = [_labels_of(argument, environment) for argument in node.args[position + 1 :]]
-    placeholders = [inner for inner in block.graph.nodes if inner.op == "placeholder"]
+    placeholders = [inner_node for inner_node in block.graph.nodes if inner_node.op == "placeholder"]
     return _walk(result, block.graph, block, dict(zip(placeholders, inputs, strict=True)))
 
 
@@ -258,11 +185,12 @@ def _labels_of(value: Any, environment: dict[fx.Node, Any]) -> Any:
     return value
 
 
-def _flatten(value: Any) -> list[Labels]:
+def flatten_labels(value: Any) -> list[Labels]:
+    """The labels in a nested value of lists and dicts."""
     if isinstance(value, Labels):
         return [value]
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return [labels for item in items for labels in _flatten(item)]
+    return [labels for item in items for labels in flatten_labels(item)]
 
 
 def _block(coupling: Coupling, labels: Labels, reason: str) -> None:

@@ -63,8 +63,8 @@ class AttentionView(nn.Module):
         lengths = [x.shape[dim] for x in inputs]
         # Vectors of zeros make the inputs equally long; they add nothing to a sum of products.
         padding = [(0, 0) * (query.dim() - dim - 1) + (0, max(lengths) - length) for length in lengths]
-        together = torch.cat([F.pad(x, pad) for x, pad in zip(inputs, padding, strict=True)], -1)
-        outputs = self.in_proj_weight(together.reshape(-1, together.shape[-1], 1)).reshape(together.shape)
+        joined = torch.cat([F.pad(x, pad) for x, pad in zip(inputs, padding, strict=True)], -1)
+        outputs = self.in_proj_weight(joined.reshape(-1, joined.shape[-1], 1)).reshape(joined.shape)
         parts = outputs.chunk(3, -1)
         return [part.narrow(dim, 0, length) for part, length in zip(parts, lengths, strict=True)]
 

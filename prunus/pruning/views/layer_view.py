@@ -280,8 +280,8 @@ def _layer_in_view(module: nn.Module) -> nn.Module:
         for hooks in ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"):
             getattr(layer, hooks).update(getattr(plain, hooks))
         for hooks in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
-            own: Any = getattr(layer, hooks)
-            setattr(layer, hooks, type(own)({**getattr(plain, hooks), **own}))
+            layer_hooks: Any = getattr(layer, hooks)
+            setattr(layer, hooks, type(layer_hooks)({**getattr(plain, hooks), **layer_hooks}))
     return layer.train(module.training)
 
 
@@ -318,9 +318,9 @@ def _parameters_of(name: str, weight: Tensor, layer: WeightLayer | None) -> Para
     if not computed.keeps_values and original.shape == weight.shape:
         return {name: original * (weight != 0)}  # the function is applied to the parameter once more
     path = name[: len(name) - len(computed.parameter)]
-    parameters = {path + own: value for own, value in computed.invert(weight).items()}
+    parameters = {path + parameter: value for parameter, value in computed.invert(weight).items()}
     if computed.function in ("weight_norm", "the parametrization WeightNorm"):
-        num_empty = sum(int((norm == 0).sum()) for own, norm in parameters.items() if own != name)
+        num_empty = sum(int((norm == 0).sum()) for parameter, norm in parameters.items() if parameter != name)
         if num_empty:
             raise ModelError(
                 f"Expected a kept weight in every row of {path + computed.attribute!r}, as {computed.function} divides "

@@ -152,8 +152,8 @@ class RecurrentView(nn.Module):
         steps = range(len(batch_sizes))
         for step in reversed(steps) if name.endswith("_reverse") else steps:
             size = batch_sizes[step]  # the sequences that are as long
-            now = tuple(s[:size] for s in state)
-            now = STEPS[self.mode](gates[step], recur(now[0]), now)
-            state = tuple(torch.cat([n, s[size:]]) for n, s in zip(now, state, strict=True))
-            outputs[step] = now[0]
+            active = tuple(s[:size] for s in state)
+            active = STEPS[self.mode](gates[step], recur(active[0]), active)
+            state = tuple(torch.cat([n, s[size:]]) for n, s in zip(active, state, strict=True))
+            outputs[step] = active[0]
         return torch.cat([outputs[step] for step in steps]), state

@@ -64,8 +64,8 @@ def _spread_inputs(
     layer: Transposed, module: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, object]
 ) -> tuple[tuple[Tensor], dict[str, object]]:
     """The inputs with zeros between and around them, as the convolution needs them."""
-    given: list[Any] = [*arguments, *named.values(), None]
-    inputs, size = given[:2]
+    forward_arguments: list[Any] = [*arguments, *named.values(), None]
+    inputs, size = forward_arguments[:2]
     dimensions = len(layer.kernel_size)
     extra = layer._output_padding(
         inputs, size, list(layer.stride), list(layer.padding), list(layer.kernel_size),  # type: ignore[arg-type]

@@ -113,8 +113,8 @@ class RunScheduler:
         self.total = len(self.waiting)
         self.running: set[str] = set()
         self.errors: dict[str, Exception] = {}
-        self.kept: dict[str, str] = {}
-        """With what the last attempt at each run began, as a digest: it changes when attempts make progress."""
+        self.kept_digests: dict[str, str] = {}
+        """The digest of what the last attempt at each run began with; it changes when attempts make progress."""
 
     def next(self) -> RunSpec | None:
         """Return the first run that can start, after waiting for other processes if need be; None at the end.
@@ -194,7 +194,7 @@ class RunScheduler:
             return
         record = directory.record()
         attempts = record.attempts - self.attempts[id]
-        self.kept[id] = record.kept
+        self.kept_digests[id] = record.kept
         if record.state == "done":
             self.finish(id)
         elif record.state == "failed" and attempts > 0:

@@ -84,7 +84,7 @@ def _wait(
     """Update the scheduler until all jobs have ended, or all runs are done; return what the jobs returned."""
     errors: Errors = {}
     lost = dict.fromkeys(jobs, 0)
-    submitted = dict.fromkeys(jobs, (time.monotonic(), scheduler.kept.copy()))
+    submitted = dict.fromkeys(jobs, (time.monotonic(), scheduler.kept_digests.copy()))
     deadline = math.inf
     try:
         while jobs and time.monotonic() < deadline:
@@ -93,10 +93,12 @@ def _wait(
                 try:
                     errors |= job.result()
                 except Exception as error:  # the job was killed, its machine was lost, or it could not start
-                    since, kept = submitted[number]
-                    lasted = time.monotonic() - since >= SHORT_JOB_SECONDS and kept != scheduler.kept
+                    since, digests = submitted[number]
+                    lasted = (
+                        time.monotonic() - since >= SHORT_JOB_SECONDS and digests != scheduler.kept_digests
+                    )
                     lost[number] = 1 if lasted else lost[number] + 1
-                    submitted[number] = time.monotonic(), scheduler.kept.copy()
+                    submitted[number] = time.monotonic(), scheduler.kept_digests.copy()
                     scheduler.say(f"job {job.job_id} was lost: {_reason(error)}")
                     if lost[number] <= MAX_RESTARTS:
                         jobs[number] = executor.submit(do_missing_runs, work[0], number, work[1])

@@ -129,8 +129,10 @@ def compute(work: MissingRuns, scheduler: RunScheduler, progress: Progress | Non
 
 def _check_machine(work: MissingRuns) -> None:
     """Raise StoreError unless this machine has the store, its locks, and the versions of the one that sent the work."""
-    if (here := versions()) != work.versions:
-        expected, got = (", ".join(f"{k} {v}" for k, v in each.items()) for each in (work.versions, here))
+    if (installed := versions()) != work.versions:
+        expected, got = (
+            ", ".join(f"{k} {v}" for k, v in each.items()) for each in (work.versions, installed)
+        )
         raise StoreError(
             f"Expected {expected} on the machine of a worker, got {got}; install the same versions."
         )

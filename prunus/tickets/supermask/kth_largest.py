@@ -46,12 +46,12 @@ class KthLargest:
 
     def _find_on_cpu(self, magnitudes: NDArray[np.float32], k: int) -> tuple[float, int]:
         num_above = int(np.count_nonzero(magnitudes > self.high))
-        near = magnitudes[(magnitudes >= self.low) & (magnitudes <= self.high)]
-        if not 1 <= k - num_above <= near.size <= 8 * self.NEAR * magnitudes.size:
-            num_above, near = 0, magnitudes
+        searched = magnitudes[(magnitudes >= self.low) & (magnitudes <= self.high)]
+        if not 1 <= k - num_above <= searched.size <= 8 * self.NEAR * magnitudes.size:
+            num_above, searched = 0, magnitudes
             self._set_range(magnitudes, k)
-        result = _largest(near, k - num_above)
-        return result, num_above + int(np.count_nonzero(near >= result))
+        result = _largest(searched, k - num_above)
+        return result, num_above + int(np.count_nonzero(searched >= result))
 
     def _set_range(self, magnitudes: NDArray[np.float32], k: int) -> None:
         """Set the range that is searched first from now on."""

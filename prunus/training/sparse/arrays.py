@@ -79,7 +79,7 @@ class Arrays(NamedTuple):
     """One line for each channel of BatchNorm."""
     values: Float32Array
     """The activations."""
-    slopes: Float32Array
+    value_gradients: Float32Array
     """The gradients of the activations."""
 
 

@@ -78,7 +78,7 @@ def choose_backend(
         The backend, and the network of the sparse backend if that was chosen.
 
     Raises:
-        SpecError: `backend` is no backend, or it is "sparse" and the sparse backend cannot compute the model.
+        SpecError: `backend` is unknown, or it is "sparse" and the sparse backend cannot compute the model.
     """
     return _choose(backend, "network", lambda: _sparse_network(backend, model, masks, inputs, least_macs))
 
@@ -108,7 +108,7 @@ def choose_training_backend(
         The backend, and the network of the sparse backend if that was chosen.
 
     Raises:
-        SpecError: `backend` is no backend, or it is "sparse" and the sparse backend cannot train the model.
+        SpecError: `backend` is unknown, or it is "sparse" and the sparse backend cannot train the model.
     """
 
     def make() -> "SparseNetwork":
@@ -139,7 +139,7 @@ def choose_evaluation_backend(
         The backend, and the network of the sparse backend if that was chosen.
 
     Raises:
-        SpecError: `backend` is no backend, or it is "sparse" and the sparse backend cannot compute the model.
+        SpecError: `backend` is unknown, or it is "sparse" and the sparse backend cannot compute the model.
     """
     masks = {}
     for name, module in model.named_modules() if backend != "dense" else ():
@@ -220,7 +220,9 @@ def _check_parameters(
             raise UnsupportedError(f"no layer uses the parameter {name!r}")
     for name in masks:
         if name not in weights:
-            raise UnsupportedError(f"{name!r} is masked and no weight of a linear layer or a convolution")
+            raise UnsupportedError(
+                f"{name!r} is masked but is not the weight of a linear layer or a convolution"
+            )
 
 
 def _check_cost(connections: Sequence[Connection], least_macs: float) -> None:

@@ -68,7 +68,7 @@ def batch_norm_backward(net: Arrays, op: Record, num_examples: int, uses_batch: 
         uses_batch: Whether the statistics were those of the batch.
     """
     never_inline()
-    values, slopes, count = net.values, net.slopes, num_examples * op.height * op.width
+    values, value_gradients, count = net.values, net.value_gradients, num_examples * op.height * op.width
     for row in net.rows[op.first_row : op.last_row]:
         mean, inverse = (
             net.statistics[row.line].center,
@@ -80,9 +80,9 @@ def batch_norm_backward(net: Arrays, op: Record, num_examples: int, uses_batch: 
                 for w in range(op.width):
                     x, y = position_places(op, row, h, w, block * net.block_size)
                     for j in range(LANES):
-                        slope = slopes[y * LANES + j]
-                        sums[j] += slope
-                        products[j] += slope * ((values[x * LANES + j] - mean) * inverse)
+                        gradient = value_gradients[y * LANES + j]
+                        sums[j] += gradient
+                        products[j] += gradient * ((values[x * LANES + j] - mean) * inverse)
         bias, weight = sums.sum(), products.sum()
         net.gradients[row.scale], net.gradients[row.bias] = weight, bias
         factor, center = np.float32(inverse * net.params[row.scale]), np.float32(mean)
@@ -95,4 +95,6 @@ def batch_norm_backward(net: Arrays, op: Record, num_examples: int, uses_batch: 
                     x, y = position_places(op, row, h, w, block * net.block_size)
                     for j in range(num_lanes):
                         difference = (values[x * LANES + j] - center) * b
-                        slopes[x * LANES + j] = factor * (slopes[y * LANES + j] - a - difference)
+                        value_gradients[x * LANES + j] = factor * (
+                            value_gradients[y * LANES + j] - a - difference
+                        )

@@ -81,12 +81,16 @@ def activation_backward(net: Arrays, op: Record, base: int) -> None:
             for w in range(op.width):
                 x, y = position_places(op, row, h, w, base)
                 if op.kind == RELU:
-                    store(net.slopes, x, where_positive(load(net.values, y), load(net.slopes, y)))
+                    store(
+                        net.value_gradients,
+                        x,
+                        where_positive(load(net.values, y), load(net.value_gradients, y)),
+                    )
                     continue
                 for j in range(LANES):
-                    value, slope = net.values[y * LANES + j], net.slopes[y * LANES + j]
+                    value, gradient = net.values[y * LANES + j], net.value_gradients[y * LANES + j]
                     factor = one - value * value if op.kind == TANH else value * (one - value)
-                    net.slopes[x * LANES + j] = slope * factor
+                    net.value_gradients[x * LANES + j] = gradient * factor
 
 
 @compile_kernel(error_model="numpy")
@@ -122,7 +126,7 @@ def dropout(net: Arrays, op: Record, probability: float, key: int, base: int, is
             for w in range(op.width):
                 x, y = position_places(op, row, h, w, base)
                 if is_backward:
-                    _drop(net.slopes, y, x, y, key, threshold, scale)
+                    _drop(net.value_gradients, y, x, y, key, threshold, scale)
                 else:
                     _drop(net.values, x, y, y, key, threshold, scale)
 
@@ -175,9 +179,11 @@ def max_pool_backward(net: Arrays, op: Record, base: int) -> None:
         for h in range(op.height):
             for w in range(op.width):
                 x, y = position_places(op, row, h, w, base)
-                highest, rest = load(net.values, y), load(net.slopes, y)
+                highest, rest = load(net.values, y), load(net.value_gradients, y)
                 for i in range(op.window * op.window):
                     place = x + i // op.window * op.window_stride + i % op.window
                     part = where_equal(load(net.values, place), highest, rest)
-                    store(net.slopes, place, multiply_add(one, part, load(net.slopes, place)))
+                    store(
+                        net.value_gradients, place, multiply_add(one, part, load(net.value_gradients, place))
+                    )
                     rest = multiply_add(-one, part, rest)  # later places receive nothing

@@ -62,31 +62,31 @@ def weight_gradients(net: Arrays, op: Record, base: int) -> None:
                     result = zero
                     for h in range(top, bottom):
                         for w in range(left, right):
-                            slope = load(net.slopes, output + h * op.output_stride + w)
-                            result = multiply_add(one, slope, result)
+                            gradient = load(net.value_gradients, output + h * op.output_stride + w)
+                            result = multiply_add(one, gradient, result)
                     net.gradients[row.bias] += total(result)
                 for k in range(row.first, row.last):
                     x, result = base + op.input + net.offsets[k], zero
                     for h in range(top, bottom):
                         for w in range(left, right):
-                            slope = load(net.slopes, output + h * op.output_stride + w)
+                            gradient = load(net.value_gradients, output + h * op.output_stride + w)
                             value = load(net.values, x + h * op.step_down + w * op.step_right)
-                            result = multiply_add_entries(slope, value, result)
+                            result = multiply_add_entries(gradient, value, result)
                     net.gradients[k] += total(result)
 
 
 @compile_kernel(error_model="numpy")
 def _linear_gradients(net: Arrays, op: Record, base: int) -> None:
-    """The gradients of a layer with one position: the slope of a neuron is read once."""
+    """The gradients of a layer with one position: the gradient of a neuron is loaded once."""
     never_inline()
     zero = splat(np.float32(0))
     for row in net.rows[op.first_row : op.last_row]:
-        slope = load(net.slopes, base + op.output + row.output)
+        gradient = load(net.value_gradients, base + op.output + row.output)
         if row.bias >= 0:
-            net.gradients[row.bias] += total(slope)
+            net.gradients[row.bias] += total(gradient)
         for k in range(row.first, row.last):
             value = load(net.values, base + op.input + net.offsets[k])
-            net.gradients[k] += total(multiply_add_entries(slope, value, zero))
+            net.gradients[k] += total(multiply_add_entries(gradient, value, zero))
 
 
 @compile_kernel(error_model="numpy")
@@ -106,8 +106,8 @@ def input_gradients(net: Arrays, op: Record, base: int) -> None:
                     for w in range(left, min(left + op.tile_width, op.width)):
                         x = base + op.input + h * op.step_down + w * op.step_right
                         place = base + op.output + row.output + h * op.output_stride + w
-                        slope = load(net.slopes, place)
+                        gradient = load(net.value_gradients, place)
                         for k in range(row.first, row.last):
                             place = x + net.offsets[k]
-                            result = multiply_add(net.params[k], slope, load(net.slopes, place))
-                            store(net.slopes, place, result)
+                            result = multiply_add(net.params[k], gradient, load(net.value_gradients, place))
+                            store(net.value_gradients, place, result)

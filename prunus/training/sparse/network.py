@@ -131,7 +131,7 @@ class SparseNetwork:
         return loss, num_labeled
 
     def evaluate(self, inputs: Tensor, labels: Tensor) -> tuple[float, int]:
-        """The sum of the losses in nats and the number of right answers, in evaluation mode.
+        """The sum of the losses in nats and the number of correct predictions, in evaluation mode.
 
         Args:
             inputs: Contiguous examples [N, ...], float32.
@@ -156,7 +156,7 @@ class SparseNetwork:
         """Make room for the activations of a batch."""
         size = -(-batch_size // LANES) * self._net.block_size
         if len(self._net.values) < size * LANES:
-            self._net = self._net._replace(values=zeros(size), slopes=zeros(size))
+            self._net = self._net._replace(values=zeros(size), value_gradients=zeros(size))
 
     def _norm_lines(self) -> Iterator[tuple[Any, RecordArray]]:
         """Each BatchNorm with the lines of its channels in the statistics."""

@@ -108,7 +108,7 @@ def _backward(net: Arrays, num_examples: int, key: int) -> None:
 def _cross_entropy(
     net: Arrays, examples: OrderedExamples, first: int, last: int, num_labeled: int
 ) -> tuple[float, int]:
-    """The sum of the losses and the number of right answers; with `num_labeled`, also the gradients of the mean."""
+    """The sum of losses and the number of correct predictions; with `num_labeled`, also the gradients of the mean."""
     never_inline()
     num_classes = net.num_classes
     loss, correct, powers = 0.0, 0, np.empty(num_classes, np.float32)
@@ -129,8 +129,8 @@ def _cross_entropy(
             correct += best == label
         if num_labeled and label != IGNORE_INDEX:
             for c in range(num_classes):
-                slope = powers[c] / total - np.float32(c == label)
-                net.slopes[place + c * LANES] = slope / np.float32(num_labeled)
+                gradient = powers[c] / total - np.float32(c == label)
+                net.value_gradients[place + c * LANES] = gradient / np.float32(num_labeled)
     return loss, correct
 
 
@@ -148,7 +148,7 @@ def _batch_gradients(
     _gather(net, examples, first, last)
     _forward(net, last - first, key, True)
     used = num_blocks(last - first) * net.block_size * LANES
-    net.slopes[net.num_inputs * LANES : used] = 0
+    net.value_gradients[net.num_inputs * LANES : used] = 0
     net.gradients[:] = 0
     loss, _ = _cross_entropy(net, examples, first, last, num_labeled)
     _backward(net, last - first, key)
@@ -196,7 +196,7 @@ def evaluate_batches(net: Arrays, examples: OrderedExamples, batch_size: int) ->
         batch_size: Examples per forward pass.
 
     Returns:
-        The sum of the losses in nats and the number of right answers of the labeled examples.
+        The sum of the losses in nats and the number of correct predictions of the labeled examples.
     """
     loss, correct = 0.0, 0
     for first in range(0, len(examples.order), batch_size):

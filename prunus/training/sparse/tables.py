@@ -86,7 +86,7 @@ def make_arrays(connections: Sequence[Connection], parameters: Mapping[str, Para
         logits=last.place, num_classes=last.channels,
         num_weights=sum(p.last - p.first for p in parameters.values() if p.tensor.dim() > 1),
         params=np.zeros(size, np.float32), gradients=np.zeros(size, np.float32),
-        statistics=np.zeros(tables.num_statistics, fields.STATISTICS), values=zeros(0), slopes=zeros(0),
+        statistics=np.zeros(tables.num_statistics, fields.STATISTICS), values=zeros(0), value_gradients=zeros(0),
     )  # fmt: skip
 
 

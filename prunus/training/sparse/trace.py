@@ -62,7 +62,7 @@ def trace_layers(model: nn.Module) -> list[ChainLayer]:
         The layers.
 
     Raises:
-        UnsupportedError: The model is no chain of supported layers.
+        UnsupportedError: The model is not a chain of supported layers.
     """
     for name, module in model.named_modules():
         if any(
@@ -72,7 +72,7 @@ def trace_layers(model: nn.Module) -> list[ChainLayer]:
             raise UnsupportedError(f"the module {name or type(module).__name__!r} has hooks")
     graphs = [_trace(model, is_training) for is_training in (False, True)]
     if str(graphs[0]) != str(graphs[1]):
-        raise UnsupportedError("its forward pass in training mode is another than in evaluation mode")
+        raise UnsupportedError("its forward pass in training mode differs from that in evaluation mode")
     modules, layers, last = dict(model.named_modules()), [], None
     for node in graphs[0].nodes:
         if node.op in ("placeholder", "output"):
@@ -146,6 +146,6 @@ def _pooling(node: fx.Node, settings: dict[str, Any]) -> tuple[int, int]:
     others += [bool(settings.get(key)) for key in ("ceil_mode", "return_indices")]
     if len(sides) > 1 or len(steps) > 1 or any(others):
         raise UnsupportedError(
-            f"the pooling {_name(node)} has padding, dilation, or a window that is no square"
+            f"the pooling {_name(node)} has padding, dilation, or a window that is not square"
         )
     return sides.pop(), steps.pop()

@@ -14,7 +14,7 @@ from prunus.errors import ModelError, NonFiniteError, StatisticsError, UnknownNa
 from prunus.models import MODELS
 from prunus.models.mlp import ScaledTanh, mlp
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.graph import layer_chain
+from prunus.pruning.obs.chain import layer_chain
 from prunus.pruning.obs.diagonals import DIAGONALS, hutchinson, pooling_weights
 from prunus.pruning.obs.objective import Objective, flatten_weights, make_objective, unflatten_weights
 from prunus.pruning.prunable import prunable_weights
@@ -405,6 +405,42 @@ def test_recursion_is_exact_through_functions(name):
     assert relative_error(DIAGONALS["recursion"](objective), DIAGONALS["exact"](objective)) < BAR
 
 
+class Composed(nn.Module):
+    """A layer that is called twice, and an activation of several operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(1, 1), nn.Linear(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.last(self.first(x * torch.sigmoid(x) + (x > 0)))
+
+
+def test_steps_of_several_operators_and_layers_that_are_called_twice():
+    objective = make_test_objective(Composed(), (1,))
+    steps = layer_chain(objective.graph, objective.model)
+    assert [(step.name, step.kind) for step in steps] == [
+        ("first", "layer"), ("", "elementwise"), ("first", "layer"), ("last", "layer"),
+    ]  # fmt: skip
+    weights = {name: objective.weights[name] for name in ("last.weight", "last.bias")}
+    exact = DIAGONALS["exact"](objective)
+    actual = DIAGONALS["recursion"](objective)
+    assert relative_error({n: actual[n] for n in weights}, {n: exact[n] for n in weights}) < BAR
+
+
+def test_graph_is_traced_once_for_all_weights():
+    objective = make_test_objective(mlp(4, 5, 3), (4,))
+    graph = objective.graph
+    other = objective.replace_weights({name: 2 * weight for name, weight in objective.weights.items()})
+    assert other.graph is graph
+    fresh = make_objective(
+        objective.model, other.weights, objective.inputs, objective.targets, loss="squared_error"
+    )
+    for name, diagonal in DIAGONALS["recursion"](fresh).items():
+        assert torch.equal(DIAGONALS["recursion"](other)[name], diagonal)
+
+
 def test_hutchinson_converges_and_depends_on_its_seed():
     objective = make_test_objective(mlp(3, 4, 2), (3,))
     full = true_hessian(objective)
@@ -483,10 +519,13 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("model", "named"),
     [
-        (Odd("softmax"), r"'softmax' \(softmax\)"),
-        (Odd("branch"), r"'add' \(add\)"),
-        (Odd("control"), "cannot be traced"),
-        (nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)), r"'1' \(LayerNorm\)"),
+        (
+            Odd("softmax"),
+            r"no rule for 'softmax' \(test_diagonals.py:\d+: return self.fc\(x\).softmax\(1\)\)",
+        ),
+        (Odd("branch"), r"'add' \(test_diagonals.py:\d+: return self.fc\(x\) \+ x\) takes more than"),
+        (Odd("control"), "cannot be exported"),
+        (nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)), "no rule for 'layer_norm' of '1'"),
         (nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, track_running_stats=False)), "'1' has no running"),
     ],
     ids=["softmax", "branch", "control", "norm", "batch statistics"],
@@ -576,8 +615,9 @@ def test_single_layer_is_a_chain():
 
 
 def test_layer_chain_names_its_steps():
-    kinds = [(step.name, step.kind) for step in layer_chain(convolved())]
+    objective = make_test_objective(convolved(), (2, 7, 7))
+    kinds = [(step.name, step.kind) for step in layer_chain(objective.graph, objective.model)]
     assert kinds == [
-        ("0", "layer"), ("1", "norm"), ("2", "elementwise"), ("3", "average pool"), ("4", "layer"),
+        ("0", "layer"), ("1", "norm"), ("2", "elementwise"), ("3", "avg pool"), ("4", "layer"),
         ("5", "elementwise"), ("6", "max pool"), ("7", "flatten"), ("8", "layer"),
     ]  # fmt: skip

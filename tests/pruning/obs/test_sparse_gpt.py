@@ -11,8 +11,8 @@ from prunus.errors import EmptyLayerWarning
 from prunus.masks import all_kept, are_nested
 from prunus.pruning.density import num_to_keep
 from prunus.pruning.obs.exact_obs import ExactObs
-from prunus.pruning.obs.hessian import layer_hessians
-from prunus.pruning.obs.sparse_gpt import MAX_SOLVED_COLUMNS, SparseGpt, _upper_factor
+from prunus.pruning.obs.hessian import STRIPE_ROWS, layer_hessians
+from prunus.pruning.obs.sparse_gpt import MAX_SOLVED_COLUMNS, SparseGpt, _fill_upper_factor
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES, NByM, parse_scope
 from prunus.seeds import make_generator
@@ -169,11 +169,12 @@ def test_recursive_halves_equal_the_definition_column_by_column(select, density)
     assert int(mask.sum()) == num_to_keep(density, OUT * IN)
 
 
-@pytest.mark.parametrize("size", [IN, 2 * MAX_SOLVED_COLUMNS + 45])
+@pytest.mark.parametrize("size", [IN, 2 * MAX_SOLVED_COLUMNS + 45, STRIPE_ROWS + 45])
 def test_factor_is_that_of_the_inverse(size):
     model, inputs = nn.Linear(size, 1, bias=False).double(), correlated(N, size)
     actual = layer_hessians(model, prunable_weights(model), inputs)["weight"]
-    upper = _upper_factor("weight", actual, 0)
+    upper = torch.empty_like(actual.hessian[0])
+    _fill_upper_factor(upper, "weight", actual, 0)
     assert torch.equal(upper, upper.triu())
     torch.testing.assert_close(upper.T @ upper, actual.damped()[0].inverse())
 

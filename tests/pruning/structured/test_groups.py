@@ -23,7 +23,9 @@ def test_block_has_the_expected_channels_and_they_are_right(name):
     analysis = analyze(model, block.inputs)
     assert sum(group.channels for group in analysis.groups if group.exact) == block.channels
     refused = {
-        own.refusal.operator for own in analysis.refused if not own.refusal.reason.startswith(OF_THE_MODEL)
+        dimension.refusal.operator
+        for dimension in analysis.refused
+        if not dimension.refusal.reason.startswith(OF_THE_MODEL)
     }
     assert refused == set(block.refused)
     channels = exact_channels(analysis)
@@ -40,7 +42,7 @@ def test_every_channel_of_every_block_is_right(name):
 
 def test_refusal_names_operator_source_line_and_dimensions():
     analysis = analyze(make("NoRule").eval(), BLOCKS["NoRule"].inputs)
-    [refused] = [own for own in analysis.refused if own.refusal.operator == "sort"]
+    [refused] = [dimension for dimension in analysis.refused if dimension.refusal.operator == "sort"]
     assert refused.refusal.reason == "the operator has no rule"
     assert refused.refusal.source.startswith("coupled_blocks.py:")
     assert refused.refusal.source.endswith("return self.head(self.second(self.first(x).sort(1)[0]))")

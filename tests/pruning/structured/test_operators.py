@@ -43,7 +43,7 @@ def kind(name):
 
 def test_every_core_operator_is_in_one_class():
     kinds = {name: kind(name) for name in OPERATORS}
-    refused = {name for name, own in kinds.items() if own == "refused"}
+    refused = {name for name, support in kinds.items() if support == "refused"}
     assert refused <= REFUSED, sorted(refused - REFUSED)
     counts = Counter(kinds.values())
     assert counts["rule"] >= 45

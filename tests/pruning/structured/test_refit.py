@@ -52,23 +52,23 @@ def layer_inputs(model, inputs):
 def test_refitted_weights_are_the_damped_least_squares_solution(trained, data, criterion):
     inputs = data.train.inputs[:200]
     plan = prunus.slim(trained, inputs[:1], density=0.5, criterion=criterion, calibration=inputs, refit=True)
-    kept = {name: [i for i in range(size) if i not in plan.removed[f"{name}.weight"]]
+    kept_channels = {name: [i for i in range(size) if i not in plan.removed[f"{name}.weight"]]
             for name, size in (("conv1", 12), ("conv2", 10))}  # fmt: skip
     with torch.no_grad():
         vectors = [x.double() for x in layer_inputs(trained, inputs)]
     columns = {
-        "conv2": [position * 12 + channel for position in range(9) for channel in kept["conv1"]],
-        "fc": [channel * 4 + position for channel in kept["conv2"] for position in range(4)],
+        "conv2": [position * 12 + channel for position in range(9) for channel in kept_channels["conv1"]],
+        "fc": [channel * 4 + position for channel in kept_channels["conv2"] for position in range(4)],
     }
     assert plan.weights.keys() == {"conv2.weight", "fc.weight"}
-    for (name, own), x in zip(columns.items(), vectors, strict=True):
+    for (name, kept_columns), x in zip(columns.items(), vectors, strict=True):
         weight = to_matrix(trained.get_parameter(f"{name}.weight").detach()).double()
         damping = 0.01 * x.square().sum(0)[x.square().sum(0) > 0].mean()
-        rest = [i for i in range(weight.shape[1]) if i not in own]
-        padded = torch.cat([x[:, own], damping.sqrt() * torch.eye(len(own))])
-        target = torch.cat([x[:, rest] @ weight[:, rest].T, torch.zeros(len(own), len(weight))])
-        expected = weight[:, own] + torch.linalg.lstsq(padded, target).solution.T
-        actual = to_matrix(plan.weights[f"{name}.weight"])[:, own]
+        rest = [i for i in range(weight.shape[1]) if i not in kept_columns]
+        padded = torch.cat([x[:, kept_columns], damping.sqrt() * torch.eye(len(kept_columns))])
+        target = torch.cat([x[:, rest] @ weight[:, rest].T, torch.zeros(len(kept_columns), len(weight))])
+        expected = weight[:, kept_columns] + torch.linalg.lstsq(padded, target).solution.T
+        actual = to_matrix(plan.weights[f"{name}.weight"])[:, kept_columns]
         torch.testing.assert_close(actual, expected.float(), rtol=1e-3, atol=1e-5)
         assert torch.equal(to_matrix(plan.weights[f"{name}.weight"])[:, rest], weight[:, rest].float())
 
@@ -109,9 +109,9 @@ def test_refit_counts_for_a_budget_and_refuses_what_it_would_break(trained, data
     masks = prunus.Masks(trained, {"conv2.weight": torch.ones_like(trained.conv2.weight).bool()})
     with pytest.raises(ModelError, match="no masks with refit=True"):
         plan.apply(masks=masks)
-    kept = [c for c in range(12) if c not in plan.removed["conv1.weight"]]
+    columns = [c for c in range(12) if c not in plan.removed["conv1.weight"]]
     rows = [c for c in range(10) if c not in plan.removed["conv2.weight"]]
-    expected = plan.weights["conv2.weight"][rows][:, kept]
+    expected = plan.weights["conv2.weight"][rows][:, columns]
     assert any(tensor.shape == expected.shape and torch.equal(tensor, expected) for tensor in seen)
     with pytest.raises(StatisticsError, match=r"or for refit, got none; pass calibration="):
         prunus.slim(trained, inputs[:1], density=0.5, refit=True)

@@ -250,11 +250,43 @@ def test_exported_graph_is_rewritten_where_sizes_are_literals(name):
     assert torch.equal(model(x), expected)
     assert sum(p.numel() for p in rewritten.parameters()) < 0.7 * size
     assert rewritten.state_dict().keys() == model.state_dict().keys()
+    for size in (
+        (1, len(x) + 2) if name != "HalfSlices" else ()
+    ):  # other batches have slices of their own there
+        assert len(rewritten(x[torch.arange(size) % len(x)])) == size
     optimizer = OPTIMIZERS["sgd"](rewritten.parameters())
     before = train_step(rewritten, optimizer, x)
     assert train_step(rewritten, optimizer, x) < before
     with pytest.raises(ModelError, match="no optimizer"):
         prunus.slim(model, x, density=0.5, rewrite=True).apply(optimizer)
+
+
+class SizedBatch(nn.Module):
+    """The code depends on the size of the batch."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.q, self.o = kind, nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.q(x).view(len(x), 2, 4)
+        if self.kind == "literal":
+            x = x.view(4, 8).view(4, 2, 4)
+        if self.kind == "branch" and len(x) == 1:
+            x = x * 2
+        if self.kind == "limit" and len(x) > 10:
+            x = x * 2
+        return self.o(x.relu().flatten(1))
+
+
+@pytest.mark.parametrize("kind", ["literal", "branch", "limit"])
+def test_rewritten_graph_takes_the_batch_of_the_example_inputs_where_others_are_different(kind):
+    torch.manual_seed(0)
+    model, x = SizedBatch(kind).eval(), torch.randn(4, 6)
+    rewritten = prunus.slim(model, x, density=0.5, rewrite=True).apply()
+    assert rewritten(x).shape == (4, 3)
+    with pytest.raises((RuntimeError, AssertionError)):
+        rewritten(torch.randn(12, 6) if kind == "limit" else x[:1])
 
 
 # --- bad input --------------------------------------------------------------------------------------------------

@@ -52,9 +52,9 @@ def score(criterion, model=None, calibration=EXAMPLES, **arguments):
 
 def test_norms_are_over_all_coupled_weights():
     model = Net()
-    own = [model.conv1.weight, model.conv1.bias, model.norm.weight, model.norm.bias]
-    own = [p.detach().flatten(1) if p.dim() > 1 else p.detach()[:, None] for p in own]
-    rows = torch.cat([*own, model.conv2.weight.detach().transpose(0, 1).flatten(1)], 1)
+    coupled = [model.conv1.weight, model.conv1.bias, model.norm.weight, model.norm.bias]
+    coupled = [p.detach().flatten(1) if p.dim() > 1 else p.detach()[:, None] for p in coupled]
+    rows = torch.cat([*coupled, model.conv2.weight.detach().transpose(0, 1).flatten(1)], 1)
     for criterion, expected in (("l1", rows.abs().sum(1)), ("l2", rows.norm(dim=1))):
         torch.testing.assert_close(score(criterion, model)["conv1.weight"].float(), expected)
     rows = torch.cat(
@@ -99,14 +99,14 @@ def test_taylor_is_the_square_of_the_derivative_by_a_gate():
     step, expected = 1e-5, torch.zeros(4, dtype=torch.float64)
     batches = [slice(0, 20), slice(20, 40)]  # as few of at most 32 as possible, which are equal
     for channel in range(4):
-        for own in batches:
+        for batch in batches:
             losses = []
             for sign in (1, -1):
                 changed = copy.deepcopy(model)
                 with torch.no_grad():
                     changed.conv2.weight[channel] *= 1 + sign * step
                     changed.fc.weight.reshape(3, 4, 9)[:, channel] *= 1 + sign * step
-                    losses.append(float(F.cross_entropy(changed(inputs[own]), labels[own])))
+                    losses.append(float(F.cross_entropy(changed(inputs[batch]), labels[batch])))
             expected[channel] += ((losses[0] - losses[1]) / (2 * step)) ** 2 / 2
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-8)
 
@@ -114,7 +114,9 @@ def test_taylor_is_the_square_of_the_derivative_by_a_gate():
 def test_geometric_median_is_the_sum_of_distances_to_other_filters():
     model = Net()
     filters = model.conv2.weight.detach().flatten(1)
-    expected = torch.stack([(filters - own).norm(dim=1).sum() for own in filters]).double()
+    expected = torch.stack(
+        [(filters - filter_weight).norm(dim=1).sum() for filter_weight in filters]
+    ).double()
     torch.testing.assert_close(score("geometric_median", model)["conv2.weight"], expected)
 
 
@@ -173,7 +175,7 @@ def test_every_criterion_keeps_the_budget_and_does_not_change_the_model(criterio
     plan = prunus.slim(
         model, EXAMPLES[0][:1], macs=0.7, criterion=criterion, scope=scope, calibration=EXAMPLES, exclude=exclude
     )  # fmt: skip
-    assert all(torch.equal(own, state[name]) for name, own in model.state_dict().items())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert model.training
     assert 0.45 < plan.report.macs[1] / plan.report.macs[0] <= 0.7
     plan.apply()
@@ -202,8 +204,8 @@ def test_budgets_are_kept_and_used(scope, goal):
 
 def test_multiples_and_least_numbers_hold_under_a_global_budget():
     plan = prunus.slim(MODELS["resnet-20"](), X, macs=0.4, scope="global", round_to=4, min_channels=6)
-    kept = {group.name: group.channels - len(plan.removed[group.name]) for group in plan.groups}
-    assert all(number % 4 == 0 and number >= 8 for number in kept.values())
+    num_kept = {group.name: group.channels - len(plan.removed[group.name]) for group in plan.groups}
+    assert all(number % 4 == 0 and number >= 8 for number in num_kept.values())
     assert plan.report.macs[1] <= 0.4 * plan.report.macs[0]
 
 
@@ -267,7 +269,7 @@ def test_sensitivity_is_that_of_one_group_alone():
             tensor[expected["conv1.weight"]] = 0
     assert errors["conv1.weight"][0.5] == pytest.approx(error(zeroed), rel=1e-4)
     assert errors["conv2.weight"][1.0] == 0 < errors["conv2.weight"][0.5]
-    assert all(torch.equal(own, state[name]) for name, own in model.state_dict().items())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
 def test_deep_compression_after_slimming_is_one_file(tmp_path):
@@ -331,7 +333,7 @@ def test_bad_inputs_are_named_and_the_model_is_untouched(kind):
     state = copy.deepcopy(model.state_dict())
     with pytest.raises(error, match=message):
         prunus.slim(model, EXAMPLES[0][:1], **arguments)
-    assert all(torch.equal(own, state[name]) for name, own in model.state_dict().items())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert model.training
 
 

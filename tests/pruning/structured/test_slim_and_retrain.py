@@ -31,7 +31,7 @@ def test_rounds_keep_fractions_of_the_dense_network_and_train(data, tmp_path):
     again = copy.deepcopy(model)
     settings = {"goal": "parameters", "criterion": "taylor", "refit": True, "checkpoints": tmp_path}
     rounds = prunus.slim_and_retrain(model, x, data, [0.6, 0.3], [RECIPE, RECIPE], **settings)
-    assert [(own.number, len(own.epochs)) for own in rounds] == [(1, 1), (2, 1)]
+    assert [(pruning_round.number, len(pruning_round.epochs)) for pruning_round in rounds] == [(1, 1), (2, 1)]
     assert rounds[0].report.parameters[0] == dense
     assert rounds[1].report.parameters[0] == rounds[0].report.parameters[1] <= 0.6 * dense
     assert 0.25 * dense < sum(p.numel() for p in model.parameters()) <= 0.3 * dense
@@ -52,7 +52,7 @@ def test_own_function_trains_between_rounds(data):
     rounds = prunus.slim_and_retrain(model.eval(), data.train.inputs[:1], None, [1.0, 0.5, 0.5], fit=fit)
     assert sizes[0] == 24 > sizes[1] == sizes[2]
     assert not model.training
-    assert [own.epochs for own in rounds] == [[], [], []]
+    assert [pruning_round.epochs for pruning_round in rounds] == [[], [], []]
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,9 @@ def check_network(name, channels):
     mlp = 128 if name == "gpt-2" else 64
     embedding_factors = [32] if name in ("bert", "vit") and 32 in sizes else []
     assert sizes == sorted([HEADS.get(name, 4), mlp] * 2 + embedding_factors)
-    own = exact_channels(analysis)
-    order = np.random.default_rng(0).permutation(len(own))[:channels]
-    check_channels(model, analysis, [own[i] for i in order])
+    removable = exact_channels(analysis)
+    order = np.random.default_rng(0).permutation(len(removable))[:channels]
+    check_channels(model, analysis, [removable[i] for i in order])
     layers = {
         f"{path}.weight": module.weight.numel()
         for path, module in model.named_modules()

@@ -82,11 +82,11 @@ def _couple_groups(
 ) -> tuple[Atoms | None, Atoms | None, Atoms | None]:
     """Couple the channels of a grouped convolution: labels of its input, and of the two sides of its weight.
 
-    Returns the labels of the input, the output [O], and the side of the weight that is counted beside the output.
+    Returns the labels of the input, the output [O], and the other side of the weight.
     """
     channels, inputs, outputs = vectors
     num_inputs, num_outputs = sizes
-    whole = removes_whole_groups(groups, num_inputs)
+    removes_groups = removes_whole_groups(groups, num_inputs)
     if transposed:
         narrow, wide_is_input = outputs, True
     else:
@@ -100,7 +100,7 @@ def _couple_groups(
     if wide_is_input:
         coupling.tie(channels, wide)
     by_group = channels.reshape(groups, -1)
-    if whole:
+    if removes_groups:
         if narrow is not None:
             coupling.block(
                 narrow, "it is the width of a group of a convolution, of which whole groups are removed"

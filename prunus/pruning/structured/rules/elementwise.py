@@ -43,11 +43,11 @@ def elementwise(
                 aligned[i] = coupling.fix(aligned[i], dim, reason)
     layers = []
     for key in sorted({layer.dims for labels in aligned for layer in labels.layers}):
-        own = [next((layer for layer in labels.layers if layer.dims == key), None) for labels in aligned]
-        present = [layer for layer in own if layer is not None]
+        matching = [next((layer for layer in labels.layers if layer.dims == key), None) for labels in aligned]
+        present = [layer for layer in matching if layer is not None]
         for layer in present[1:]:
             coupling.tie(present[0].atoms, layer.atoms)
-        zeros = tuple(layer is not None and layer.zero for layer in own)
+        zeros = tuple(layer is not None and layer.zero for layer in matching)
         zero = any(zeros) and _maps_to_zero(operation, zeros, _Scalars(scalars))
         layers.append(LabelLayer(key, present[0].atoms, zero))
     return Labels(shape, tuple(layers))

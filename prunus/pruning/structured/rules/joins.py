@@ -27,9 +27,9 @@ def _concatenate(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> 
         atoms = []
         for part, layer in zip(parts, along, strict=True):
             if layer is None:  # of fixed length: its entries have labels that cannot be removed
-                own = coupling.new(part.shape[dim])
-                coupling.block(own, "a part of fixed length is concatenated")
-            atoms.append(own if layer is None else layer.atoms)
+                new_atoms = coupling.new(part.shape[dim])
+                coupling.block(new_atoms, "a part of fixed length is concatenated")
+            atoms.append(new_atoms if layer is None else layer.atoms)
         layers.append(
             LabelLayer(
                 (dim,), np.concatenate(atoms), all(layer is not None and layer.zero for layer in along)
@@ -44,17 +44,17 @@ def _join_layers(coupling: Coupling, parts: list[Labels], dim: int | None) -> li
     others = [Labels(shape, tuple(layer for layer in part.layers if dim not in layer.dims)) for part in parts]
     for i, part in enumerate(others):
         for d in {d for layer in part.layers for d in layer.dims}:
-            keys = [own for other in others if (own := other.layer(d)) is not None]
+            keys = [other_layer for other in others if (other_layer := other.layer(d)) is not None]
             if len(keys) < len(others):
                 others[i] = coupling.fix(others[i], d, "it is joined with a tensor of fixed length")
             elif len({layer.dims for layer in keys}) > 1:
                 others[i] = coupling.isolate(others[i], min(keys[0].dims))
     layers = []
     for layer in others[0].layers:
-        same = [own for other in others if (own := other.layer(layer.dims[0])) and own.dims == layer.dims]
-        for own in same[1:]:
-            coupling.tie(layer.atoms, own.atoms)
-        layers.append(LabelLayer(layer.dims, layer.atoms, all(own.zero for own in same)))
+        same = [x for other in others if (x := other.layer(layer.dims[0])) and x.dims == layer.dims]
+        for coupled in same[1:]:
+            coupling.tie(layer.atoms, coupled.atoms)
+        layers.append(LabelLayer(layer.dims, layer.atoms, all(coupled.zero for coupled in same)))
     return layers
 
 
@@ -97,16 +97,8 @@ def _pad(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
 
 
 GENERATORS = (
-    "full",
-    "zeros",
-    "ones",
-    "empty",
-    "new_full",
-    "new_zeros",
-    "new_ones",
-    "new_empty",
-    "empty_strided",
-)
+    "full", "zeros", "ones", "empty", "new_full", "new_zeros", "new_ones", "new_empty", "empty_strided",
+)  # fmt: skip
 """Operators that make a tensor of one value, of a shape that is in their arguments."""
 
 

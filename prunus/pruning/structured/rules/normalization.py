@@ -29,7 +29,7 @@ def _batch_norm(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> R
     present = [tensor for tensor in tensors if tensor is not None]
     vectors += [tensor.layers[0].atoms if tensor.layers else None for tensor in present]
     vector = coupling.join(vectors, "its channels are fixed")
-    affine = tensors[0] is not None and all(own.layers[0].zero for own in tensors[:2] if own and own.layers)
+    affine = tensors[0] is not None and all(x.layers[0].zero for x in tensors[:2] if x and x.layers)
     result = Labels(shape, () if vector is None else (LabelLayer((1,), vector, affine),))
     return result if len(shapes) == 1 else [result, *[None] * (len(shapes) - 1)]
 
@@ -94,10 +94,10 @@ def _reduction(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Ru
     value, name = operand(a), str(coupling.node.target).split(".")[1]
     if isinstance(a.get("other"), Labels):  # the elementwise maximum of two tensors
         return elementwise(coupling, coupling.node.target, [value, a["other"]], {}, output_shape(shapes))
-    given = a.get("dim")
-    given = [given] if isinstance(given, int) else given
+    requested_dims = a.get("dim")
+    requested_dims = [requested_dims] if isinstance(requested_dims, int) else requested_dims
     ndim = len(value.shape)
-    reduced = sorted({dim % ndim for dim in given} if given else range(ndim))
+    reduced = sorted({dim % ndim for dim in requested_dims} if requested_dims else range(ndim))
     for dim in reduced:
         if (layer := value.layer(dim)) is not None and len(layer.dims) > 1:
             value = coupling.fix(value, dim, "")

@@ -145,12 +145,12 @@ def _split_labels(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) ->
     if layer is None:
         return [Labels(shape, value.layers) for shape in shapes if shape is not None]
     parts = np.split(layer.atoms, np.cumsum(sizes)[:-1])
-    given = next(
+    argument = next(
         (name for name in ("split_sizes", "split_size") if isinstance(a.get(name), list | tuple)), None
     )
-    if given:
+    if argument:
         for position, part in enumerate(parts):
-            coupling.constant(given, position, part, layer.atoms, True)
+            coupling.constant(argument, position, part, layer.atoms, True)
     elif len(set(sizes)) > 1:
         coupling.block(layer.atoms, "it is split into parts of different lengths")
     else:

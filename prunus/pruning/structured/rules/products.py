@@ -35,8 +35,8 @@ def contract(
         The labels of the result.
     """
     operands = list(operands)
-    for i, own in enumerate(letters):
-        for dim, letter in enumerate(own):
+    for i, subscripts in enumerate(letters):
+        for dim, letter in enumerate(subscripts):
             if letter not in output:
                 layer = operands[i].layer(dim)
                 if layer is not None and len(layer.dims) > 1:
@@ -45,7 +45,11 @@ def contract(
             operands[i] = coupling.isolate(operands[i], layer.dims[0])
     layers, factor, channels = [], 1, []
     for letter in dict.fromkeys("".join(letters)):
-        places = [(op, own.index(letter)) for op, own in zip(operands, letters, strict=True) if letter in own]
+        places = [
+            (op, subscripts.index(letter))
+            for op, subscripts in zip(operands, letters, strict=True)
+            if letter in subscripts
+        ]
         places = [(op, dim) for op, dim in places if op.shape[dim] > 1]
         labeled = [op.layer(dim) for op, dim in places]
         vector = coupling.join(
@@ -115,7 +119,7 @@ def _einsum(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Label
     equation, operands = a["equation"].replace(" ", ""), a["tensors"]
     inputs, arrow, output = equation.partition("->")
     letters = inputs.split(",")
-    if not arrow or "." in equation or any(len(set(own)) < len(own) for own in letters):
+    if not arrow or "." in equation or any(len(set(subscripts)) < len(subscripts) for subscripts in letters):
         raise UnsupportedCall("an equation without '->', with '...', or with a diagonal has no rule")
     return contract(coupling, operands, letters, output, output_shape(shapes))
 
@@ -165,9 +169,12 @@ def _attention(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> La
                 and len(mask.shape) >= len(shape) - dim
             ):
                 position = dim - len(shape) + len(mask.shape)
-                own = mask.layer(position)
+                mask_layer = mask.layer(position)
                 if mask.shape[position] > 1:
-                    coupling.join([vector, own.atoms if own else None], "the attention mask has fixed heads")
+                    coupling.join(
+                        [vector, mask_layer.atoms if mask_layer else None],
+                        "the attention mask has fixed heads",
+                    )
             layers.append(LabelLayer((dim,), vector, any(layer.zero for layer in present if layer)))
         else:
             factor *= shape[dim]

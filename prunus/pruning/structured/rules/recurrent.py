@@ -37,8 +37,8 @@ def _recurrent(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Ru
             coupling.fix(state, dim, "it is the batch or the layers")
         if layer is not None and not layer.zero:
             coupling.mark_inexact(layer.atoms, "the initial state is not zero")
-    for own in hidden[1:]:
-        coupling.tie(hidden[0], own)
+    for cell_units in hidden[1:]:
+        coupling.tie(hidden[0], cell_units)
     for i, cell in enumerate(cells):
         below = unit if i < directions else np.concatenate(hidden[:directions])
         coupling.join([below, cell[0].layer(1).atoms if cell[0].layer(1) else None], "its inputs are fixed")

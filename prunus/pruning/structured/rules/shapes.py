@@ -125,21 +125,21 @@ def _blocks(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int],
 
 def _varying(coupling: Coupling, atoms: Atoms, dims: Sequence[int], zero: bool) -> list[LabelLayer]:
     """The layer of the dimensions along which labels vary."""
-    kept = []
+    varying = []
     for axis, dim in enumerate(dims):
         first = atoms.take([0], axis)
         if atoms.shape[axis] > 1 and not (atoms == first).all():
-            kept.append(dim)
+            varying.append(dim)
         else:
             atoms = first
-    if not kept:
+    if not varying:
         coupling.block(atoms, "a channel would be a whole dimension")
         return []
     order = sorted(range(len(dims)), key=lambda axis: dims[axis])
     atoms = atoms.transpose(order)
-    kept_axes = [axis for axis, original in enumerate(order) if dims[original] in kept]
-    shape = [atoms.shape[axis] for axis in kept_axes]
-    return [LabelLayer(tuple(sorted(kept)), atoms.reshape(shape), zero)]
+    varying_axes = [axis for axis, original in enumerate(order) if dims[original] in varying]
+    shape = [atoms.shape[axis] for axis in varying_axes]
+    return [LabelLayer(tuple(sorted(varying)), atoms.reshape(shape), zero)]
 
 
 def _separate(coupling: Coupling, shape: tuple[int, ...], layers: Sequence[LabelLayer]) -> Labels:
@@ -154,32 +154,10 @@ def _separate(coupling: Coupling, shape: tuple[int, ...], layers: Sequence[Label
 
 
 @register_rule(
-    *(
-        "permute",
-        "transpose",
-        "t",
-        "numpy_T",
-        "mT",
-        "movedim",
-        "swapaxes",
-        "swapdims",
-        "squeeze",
-        "unsqueeze",
-    ),
-    *(
-        "expand",
-        "expand_as",
-        "repeat",
-        "repeat_interleave",
-        "tile",
-        "roll",
-        "flip",
-        "rot90",
-        "diagonal",
-        "unfold",
-    ),
-    *("pixel_shuffle", "pixel_unshuffle", "atleast_1d", "atleast_2d"),
-)
+    "permute", "transpose", "t", "numpy_T", "mT", "movedim", "swapaxes", "swapdims", "squeeze", "unsqueeze",
+    "expand", "expand_as", "repeat", "repeat_interleave", "tile", "roll", "flip", "rot90", "diagonal", "unfold",
+    "pixel_shuffle", "pixel_unshuffle", "atleast_1d", "atleast_2d",
+)  # fmt: skip
 def _moved(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     """Any operator that only moves or repeats entries."""
     value = operand(a)
@@ -231,7 +209,7 @@ def _run_on_labels(coupling: Coupling, a: RuleArguments, value: Labels) -> list[
         outputs = result if isinstance(result, list | tuple) else [result]
         layers.append([_reduce(coupling, output, layer.zero) for output in outputs])  # type: ignore[misc]
     return [
-        _separate(coupling, tuple(output.shape), [part for own in layers for part in own[i]])  # type: ignore[attr-defined]
+        _separate(coupling, tuple(output.shape), [part for parts in layers for part in parts[i]])  # type: ignore[attr-defined]
         for i, output in enumerate(outputs)
     ]
 

@@ -7,11 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from prunus.errors import ModelError, StatisticsError
+from prunus.errors import ModelError
 from prunus.masks import all_kept, apply_masks
-from prunus.pruning.graph import layer_pairs, unpaired_layers
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.structured.dead_neurons import dead_neurons, remove_dead_neurons
+from prunus.pruning.structured.dead_neurons import dead_neurons, remove_dead_neurons, unchecked_layers
 
 
 class Reader(nn.Module):
@@ -79,7 +78,7 @@ def test_removal_that_would_change_the_function_is_refused(kind):
         return
     smaller, _, removed = remove_dead_neurons(model, masks, x)
     torch.testing.assert_close(smaller(x), masked(model, masks)(x))
-    assert bool(removed) is (kind == "model")
+    assert bool(removed) is (kind != "own forward")
 
 
 def test_requires_grad_and_modes_are_those_of_the_model():
@@ -143,21 +142,19 @@ def test_layers_that_are_not_followed_are_named_with_the_reason():
             x = self.stem(x).relu()
             return self.last(self.gate(self.left(x)) + self.right(x))
 
-    reasons = unpaired_layers(Net())
-    assert reasons["left"] == "its outputs go to 'gate' (Softmax)"
-    assert reasons["right"] == "its outputs go to 'add' (add)"
-    assert reasons["last"] == "its outputs are the model's"
-    assert reasons["unused"] == "the traced forward does not call it"
-    assert "go to 'left'" in reasons["stem"]
-    model = mlp()
-    HOOKS["layer"](model)
-    assert "hooks" in unpaired_layers(model)["0"]
-    followed = {link.first for link in layer_pairs(mlp())}
-    assert followed | unpaired_layers(mlp()).keys() == {"0", "2"}
-    assert not dead_neurons(model, with_dead(model))
+    reasons = unchecked_layers(Net(), torch.ones(2, 8))
+    assert "softmax" in reasons["left"]
+    assert "softmax" in reasons["right"]
+    assert "is an output of the model" in reasons["last"]
+    assert reasons["unused"] == "the forward does not call it"
+    assert reasons.keys() == {"left", "right", "last", "unused"}
+    assert unchecked_layers(mlp(), torch.ones(2, 8)).keys() == {"2"}
 
 
-def test_inputs_that_are_no_tensor_are_refused():
+def test_inputs_that_the_model_does_not_take_are_refused():
     model = mlp()
-    with pytest.raises(StatisticsError, match="calibration inputs"):
-        remove_dead_neurons(model, with_dead(model), {"x": torch.ones(2, 8)})
+    for inputs in ({"x": torch.ones(2, 8)}, torch.ones(2, 7), "text"):
+        with pytest.raises(ModelError, match="does not take example inputs"):
+            remove_dead_neurons(model, with_dead(model), inputs)
+        with pytest.raises(ModelError, match="does not take example inputs"):
+            dead_neurons(model, with_dead(model), inputs)

@@ -153,7 +153,7 @@ def claim_table(parts: Sequence[ListedClaim]) -> str:
     for part in parts:
         verdict = f"**{part.verdict}**" if part.verdict else "no verdict"
         note = f": {part.note}" if part.note else ""
-        half = f"{(part.interval[1] - part.interval[0]) / 2:.2g}" if part.interval else "–"
+        half = f"{float(f'{(part.interval[1] - part.interval[0]) / 2:.2g}'):g}" if part.interval else "–"
         effect = f"{part.effect:g}" if part.effect else "–"
         texts = (part.id, part.claim, verdict + note, part.measured_text, part.published or "–", half, effect)
         lines.append(f"| {' | '.join(texts)} | {part.n} |")

@@ -108,15 +108,30 @@ class Scope(ABC):
         check_finite(scores, "The score of")
         shapes = shapes_of(scores)
         counts = self.counts(shapes, density, self._counts_within(shapes, within))
-        masks = {}
-        for name, score in scores.items():
-            mask, generator = (
-                None if within is None else within[name],
-                partial(make_generator, seed, "ties", name),
-            )
-            masks[name] = self._select_one(score.detach(), counts[name], mask, generator)
+        masks = {
+            name: self.select_count(name, score, counts[name], None if within is None else within[name], seed)
+            for name, score in scores.items()
+        }
         warn_if_empty(masks)
         return masks
+
+    def select_count(self, name: str, scores: Tensor, count: int, within: Tensor | None, seed: int) -> Tensor:
+        """The mask of one tensor, or of some of its columns, that keeps the highest scores; nothing is checked.
+
+        Args:
+            name: Of the tensor; the order of equal scores depends on it.
+            scores: Finite, of any shape.
+            count: The number of weights to keep, as `counts` or `column_counts` gives it.
+            within: An earlier mask; None: all weights may be kept.
+            seed: Of the random order of equal scores.
+
+        Returns:
+            Boolean mask of the shape of `scores`, True where a weight is kept.
+
+        >>> Layer().select_count("fc", torch.tensor([3.0, 1.0, 2.0]), 1, None, 0)
+        tensor([ True, False, False])
+        """
+        return self._select_one(scores.detach(), count, within, partial(make_generator, seed, "ties", name))
 
     def _select_one(
         self, scores: Tensor, count: int, within: Tensor | None, generator: MakeGenerator
@@ -567,6 +582,27 @@ class FunctionScope(Scope):
                 f"{_describe(masks)}; correct the function."
             )
         return masks
+
+    def select_count(self, name: str, scores: Tensor, count: int, within: Tensor | None, seed: int) -> Tensor:
+        """The mask that the function returns for some columns of one tensor.
+
+        Args:
+            name: Of the tensor.
+            scores: [O, columns].
+            count: The number of weights to keep, from which the density follows.
+            within: An earlier mask; None: there is none.
+            seed: The seed that the function is given.
+
+        Returns:
+            Boolean mask, True where a weight is kept.
+
+        Raises:
+            DensityError: As `select`.
+        """
+        masks = None if within is None else {name: within}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EmptyLayerWarning)  # these columns are not the layer
+            return self.select({name: scores}, count / scores.numel(), masks, seed)[name]
 
     def check(self, shapes: Shapes, densities: Sequence[Density], within: MaskDict | None = None) -> None:
         """Check the densities by trial calls, each within the masks of the one before.

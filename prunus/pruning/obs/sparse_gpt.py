@@ -17,7 +17,6 @@ warning.
 """
 
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -25,7 +24,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunus.errors import EmptyLayerWarning, StatisticsError
+from prunus.errors import StatisticsError
 from prunus.pruning.density import densities_by_name
 from prunus.pruning.masks import check_finite, warn_if_empty
 from prunus.pruning.matrix import from_matrix, to_matrix
@@ -157,12 +156,9 @@ def select_columns(
         count = counts[first // step]
         if not count:
             return torch.zeros_like(scores, dtype=torch.bool)
-        masks = None if within is None else {name: within[:, first:end]}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", EmptyLayerWarning)  # these columns are not the layer
-            return scope.select(
-                {name: scores}, count / scores.numel(), masks, derive_seed(seed, "columns", first)
-            )[name]
+        check_finite({name: scores}, "The score of")
+        part = None if within is None else within[:, first:end]
+        return scope.select_count(name, scores, count, part, derive_seed(seed, "columns", first))
 
     return select
 

@@ -1,6 +1,8 @@
 """Hessians block by block are those of all layers at once."""
 
+import gc
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 import prunus
 from prunus.errors import ModelError, StatisticsError
 from prunus.pruning.methods import METHODS
+from prunus.pruning.obs import blocks
 from prunus.pruning.obs.blocks import hessians_by_block
 from prunus.pruning.obs.hessian import layer_hessians
 from prunus.pruning.prunable import prunable_weights
@@ -198,3 +201,67 @@ def test_block_of_a_hugging_face_model_with_a_cache_is_pruned_alone():
         model, 0.5, criterion="admm", scope="2:4", calibration=tokens, exclude=["lm_head*", "*embed*"]
     )
     assert pruned.report.density == 0.5
+
+
+@pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
+@pytest.mark.parametrize("name", ["sparse_gpt", "admm"])
+def test_no_hessian_of_an_earlier_layer_is_in_memory(name, inputs, monkeypatch):
+    method, earlier, names = METHODS[name], [], []
+    prune_layers = type(method)._prune_layers
+
+    def prune(self, task):
+        gc.collect()
+        assert not any(hessian() for hessian in earlier)
+        earlier.extend(weakref.ref(hessian) for hessian in task.hessians.values())
+        names.extend(task.hessians)
+        return prune_layers(self, task)
+
+    monkeypatch.setattr(type(method), "_prune_layers", prune)
+    weights = prunable_weights(Network(), exclude=["embed.*", "head.*"])
+    method.prune(Network(), weights, 0.5, "layer", inputs)
+    assert names == list(weights)
+    assert len(earlier) == len(names)
+
+
+def test_forward_passes_have_few_examples(inputs, monkeypatch):
+    model, sizes = Network(), []
+    model.blocks[0].register_forward_pre_hook(lambda module, arguments: sizes.append(len(arguments[0])))
+    monkeypatch.setattr(blocks, "MAX_PASSED_ON", 3 * 4 * WIDTH)
+    list(hessians_by_block(model, prunable_weights(model), inputs))
+    assert max(sizes) == 3
+    monkeypatch.setattr(blocks, "MAX_PASSED_ON", 1)  # one example is always passed
+    sizes.clear()
+    list(hessians_by_block(model, prunable_weights(model), inputs))
+    assert min(sizes) == 1
+
+
+def test_no_parameter_is_copied(inputs, monkeypatch):
+    model = Network()
+    memory = {p.data_ptr() for p in model.parameters()}
+    for function in ("layer_hessians", "ProductSum"):
+        original = getattr(blocks, function)
+
+        def collect(*arguments, original=original, **options):
+            modules = [a for a in arguments if isinstance(a, nn.Module)]
+            assert {p.data_ptr() for module in modules for p in module.parameters()} <= memory
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(blocks, function, collect)
+    pointers = []
+    model.blocks[1].register_forward_pre_hook(
+        lambda module, arguments: pointers.extend(p.data_ptr() for p in module.parameters())
+    )
+    list(hessians_by_block(model, prunable_weights(model), inputs))
+    assert set(pointers) <= memory
+
+
+def test_refit_and_report_are_those_of_all_layers_at_once(inputs):
+    errors = []
+    for hide in (False, True):
+        model = Network()
+        if hide:
+            model.blocks = Hidden(model.blocks)
+        report = prunus.prune(model, 0.5, calibration=inputs, refit=True).report
+        errors.append([(row.error_before, row.error_after) for row in report.rows])
+        assert all(after <= before for before, after in errors[-1])
+    assert errors[0] == [pytest.approx(row, rel=1e-4) for row in errors[1]]

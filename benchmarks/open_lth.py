@@ -1,4 +1,4 @@
-"""A sweep of lottery tickets beside open_lth (Frankle's code): LeNet-300-100 on MNIST, Adam, batches of 60.
+"""A sweep of lottery tickets compared with open_lth (Frankle's code): LeNet-300-100 on MNIST, Adam, batches of 60.
 
 `python -m benchmarks.open_lth CHECKOUT` needs a checkout of github.com/facebookresearch/open_lth (measured at commit
 2ce732f), torchvision and Pillow. Both programs train 917 steps per level, evaluate before and after each level only,

@@ -135,10 +135,12 @@ class Criterion:
     def __call__(self, statistics: Statistics) -> Scores:
         """The scores. Raises StatisticsError where a required statistic is missing or does not fit the weights."""
         statistics.check(self)
-        given = statistics
+        passed_statistics = statistics
         if not self.__module__.startswith("prunus."):  # a function of the user may change what it gets
-            given = replace(statistics, weights={n: w.clone() for n, w in statistics.weights.items()})
-        scores = call_user_function("The criterion", StatisticsError, self.function, given)
+            passed_statistics = replace(
+                statistics, weights={n: w.clone() for n, w in statistics.weights.items()}
+            )
+        scores = call_user_function("The criterion", StatisticsError, self.function, passed_statistics)
         check_same_shapes(statistics.weights, scores, f"scores from the criterion {self.name!r}")
         for name, score in scores.items():
             if score.dtype == torch.bool or score.is_complex():

@@ -260,9 +260,9 @@ def _invert_triangle(lower: Tensor) -> None:
         return
     half = size // 2
     first, below, last = lower[:half, :half], lower[half:, :half], lower[half:, half:]
-    for part in below.split(STRIPE_ROWS, dim=1):  # in parts, so that copies are small
+    for part in torch.split(below, STRIPE_ROWS, dim=1):  # in parts, so that copies are small
         part.copy_(torch.linalg.solve_triangular(last, part, upper=False))
-    for part in below.split(STRIPE_ROWS):
+    for part in torch.split(below, STRIPE_ROWS):
         part.copy_(torch.linalg.solve_triangular(first, part, upper=False, left=False).neg_())
     _invert_triangle(first)
     _invert_triangle(last)

@@ -73,7 +73,15 @@ class LayerHessian:
         return (rows @ self.hessian * rows).sum(2).clamp(min=0) / 2
 
     def rows(self, weight: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-        """The weight as [G, O / G, D]."""
+        """The weight by group of the convolution.
+
+        Args:
+            weight: Of the layer's weight's shape.
+            dtype: Of the result.
+
+        Returns:
+            [G, O / G, D].
+        """
         matrix = to_matrix(weight.detach()).to(dtype)
         return matrix.reshape(len(self.hessian), -1, matrix.shape[1])
 

@@ -41,7 +41,8 @@ def quantize(
         The codebooks and codes, which hold the weights at their centroids; masks are part of it.
 
     Raises:
-        ModelError: A mask has no parameter of its name and shape, or pruned weights that are not zero.
+        ModelError: The masks are empty, or a mask has no parameter of its name and shape, or pruned weights that are
+            not zero.
         NoPrunableWeightsError, TiedWeightsError: There are no masks, and no weights to quantize.
         QuantizationError: Bits are out of range, missing, or given for another name.
         NonFiniteError: A weight is NaN or infinite.
@@ -65,6 +66,10 @@ def quantize(
     parameters = dict(model.named_parameters())
     check_boolean(masks)
     check_masks(parameters, masks)
+    if not masks:
+        raise ModelError(
+            "Expected masks of the weights to quantize, got none; leave masks out to quantize all weights."
+        )
     masks = dict(masks)
     weights = {name: parameters[name].detach().float() for name in masks}
     constraint = CodebookConstraint(

@@ -45,6 +45,10 @@ def make_model(model: str | Callable[..., nn.Module], seed: int = 0) -> nn.Modul
     """
     name = model if isinstance(model, str) else getattr(model, "__qualname__", type(model).__name__)
     function: Callable[..., Any] = model if callable(model) else _find(model)
+    if isinstance(function, nn.Module):
+        raise ModelError(
+            f"Expected a function that returns a model, got a {type(function).__name__}; pass lambda: model."
+        )
     arguments = _seed_argument(function, seed)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(derive_seed(seed, "init"))

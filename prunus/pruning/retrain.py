@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from prunus.data.examples import sample_examples
 from prunus.data.validation import check_dataset
-from prunus.errors import NoEffectWarning, SpecError, StatisticsError
+from prunus.errors import NoEffectWarning, StatisticsError
 from prunus.masks import Masks, mask_density
 from prunus.pruning.dropout import scaled_dropout
 from prunus.pruning.methods import pruning_method
@@ -27,7 +27,7 @@ from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, train
 from prunus.training.checkpoint import check_checkpoint_writable
 from prunus.training.checks import check_dense_state, check_trainable
-from prunus.training.fit import Fit, check_fit, train_with
+from prunus.training.fit import Fit, check_fit, check_recipes, train_with
 from prunus.training.losses import Loss, LossFunction, find_loss
 from prunus.training.outputs import Forward
 from prunus.training.recipe_checks import check_recipe
@@ -55,8 +55,12 @@ def prune_and_retrain(
     fit: Fit | None = None,
     forward: Forward | None = None,
     loss: str | Loss | LossFunction | None = None,
-    criterion: str | PruningMethod | Criterion | Callable[[Statistics], Scores] | Mapping[str, Tensor],
-    scope: str | Scope | Callable[..., MaskDict],
+    criterion: str
+    | PruningMethod
+    | Criterion
+    | Callable[[Statistics], Scores]
+    | Mapping[str, Tensor] = "magnitude",
+    scope: str | Scope | Callable[..., MaskDict] = "layer",
     within: MaskDict | None = None,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
@@ -102,6 +106,7 @@ def prune_and_retrain(
         TrainingError: `fit` changed a pruned weight.
         StatisticsError, NonFiniteError: As `prunus.prune`.
     """
+    check_recipes(densities, retrain, fit)
     method, scope = pruning_method(criterion), parse_scope(scope)
     selection = select_weights(model, method, scope, include, exclude, within=within, strict=True)
     weights, within = selection.weights, selection.within
@@ -109,12 +114,6 @@ def prune_and_retrain(
     folder = None if checkpoints is None else Path(checkpoints)
     check_backend(backend)
     check_fit(fit, checkpoints)
-    num_recipes = len(densities) if fit is None else 0
-    if len(retrain) != num_recipes:
-        raise SpecError(
-            f"Expected one recipe for each of {len(densities)} rounds, or fit and no recipe, got {len(retrain)} recipes"
-            f"{'' if fit is None else ' and fit'}."
-        )
     if data is None and (fit is None or method.needs_examples):
         raise StatisticsError(
             "Expected data for recipes and for criteria that use examples, got none; pass a prunus.Dataset."

@@ -12,7 +12,7 @@ ticket at the weights before or after training, as `Criterion.defined_at` says.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -135,8 +135,19 @@ class Criterion:
     def __call__(self, statistics: Statistics) -> Scores:
         """The scores. Raises StatisticsError where a required statistic is missing or does not fit the weights."""
         statistics.check(self)
-        scores = call_user_function("The criterion", StatisticsError, self.function, statistics)
+        passed_statistics = statistics
+        if not self.__module__.startswith("prunus."):  # a function of the user may change what it gets
+            passed_statistics = replace(
+                statistics, weights={n: w.clone() for n, w in statistics.weights.items()}
+            )
+        scores = call_user_function("The criterion", StatisticsError, self.function, passed_statistics)
         check_same_shapes(statistics.weights, scores, f"scores from the criterion {self.name!r}")
+        for name, score in scores.items():
+            if score.dtype == torch.bool or score.is_complex():
+                raise StatisticsError(
+                    f"Expected real numbers as the scores of {name!r} from the criterion {self.name!r}, got "
+                    f"{score.dtype}; to keep chosen weights, pass masks as within=..."
+                )
         return scores
 
 

@@ -5,15 +5,15 @@ Each request has a file of its own, named by its content, so that a later reques
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from prunus.errors import StoreError
 from prunus.runs.content import read_json, write_json
-from prunus.runs.settings import canonical_json, nondefault_settings
-from prunus.runs.spec import HEX, RunSpec, run_id
+from prunus.runs.settings import canonical_json
+from prunus.runs.spec import HEX
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -45,34 +45,6 @@ class Request:
     def name(self) -> str:
         """NAME.SIZE."""
         return f"{self.experiment}.{self.size}"
-
-
-def write_request(
-    folder: Path,
-    experiment: str,
-    size: str,
-    entries: Sequence[tuple[Mapping[str, Any], RunSpec]],
-    settings: Mapping[str, Any],
-) -> Request:
-    """Add a request to the earlier ones of the experiment.
-
-    Args:
-        folder: The folder of requests.
-        experiment: The name of the experiment, of letters, digits, ".", "-" and "_".
-        size: Its size, of the same characters.
-        entries: The label of each run in the experiment, and its spec.
-        settings: The settings that the user changed, by name.
-
-    Returns:
-        The request, with its number.
-
-    Raises:
-        StoreError: The names of the experiment and its size are not names of files, or the file cannot be written.
-    """
-    runs = tuple(
-        RequestedRun(dict(label), run_id(spec), nondefault_settings(spec)) for label, spec in entries
-    )
-    return add_request(folder, Request(experiment, size, dict(settings), runs))
 
 
 def add_request(folder: Path, request: Request) -> Request:

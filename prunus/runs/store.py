@@ -34,7 +34,8 @@ from prunus.runs.record import (
     read_record,
     summarize_invariants,
 )
-from prunus.runs.requests import Request, add_request, read_requests, write_request
+from prunus.runs.requests import Request, RequestedRun, add_request, read_requests
+from prunus.runs.settings import nondefault_settings
 from prunus.runs.spec import RunSpec, run_id
 
 
@@ -197,15 +198,21 @@ class Store:
         """Write which runs an experiment requests; what it requested before is kept.
 
         Args:
-            experiment: The name of the experiment.
-            size: Its size.
+            experiment: The name of the experiment, of letters, digits, ".", "-" and "_".
+            size: Its size, of the same characters.
             entries: The label of each run in the experiment, and its spec.
-            settings: The settings that the user changed.
+            settings: The settings that the user changed, by name.
 
         Returns:
             The request, with its number.
+
+        Raises:
+            StoreError: The names of the experiment and its size are not names of files, or the file cannot be written.
         """
-        return write_request(self.requests_path, experiment, size, entries, settings)
+        runs = tuple(
+            RequestedRun(dict(label), run_id(spec), nondefault_settings(spec)) for label, spec in entries
+        )
+        return self.add_request(Request(experiment, size, dict(settings), runs))
 
     def requests(self) -> list[Request]:
         """Return what experiments requested, by name, the latest of a name last."""

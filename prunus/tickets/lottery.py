@@ -3,7 +3,7 @@
 import math
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,10 +60,10 @@ class LotteryResult:
     """The levels of a lottery ticket, from the dense network to the last round."""
 
     levels: tuple[LotteryLevel, ...]
-    ticket: "TicketSpec"
+    ticket: "TicketSpec" = field(repr=False)
     """All settings."""
-    _masks: dict[int, MaskDict]
-    _weights: dict[int, Params]
+    _masks: dict[int, MaskDict] = field(repr=False)
+    _weights: dict[int, Params] = field(repr=False)
 
     @property
     def verified(self) -> bool:

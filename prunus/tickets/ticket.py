@@ -214,6 +214,11 @@ class TicketSpec(BaselineRun):
         vars(self)["_is_valid"] = True
 
     def _check_rounds(self) -> None:
+        if not isinstance(self.pruning_rates, PruningRates):
+            raise SpecError(
+                f"Expected pruning_rates as prunus.tickets.ticket.PruningRates(linear, conv, output), got "
+                f"{self.pruning_rates!r}."
+            )
         for name, rate in vars(self.pruning_rates).items():
             if not 0 <= rate < 1:
                 raise SpecError(f"Expected pruning_rates.{name} of at least 0 and below 1, got {rate}.")

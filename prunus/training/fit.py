@@ -1,6 +1,6 @@
 """Training by a function of the user, in the place of `prunus.train`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -8,6 +8,7 @@ from torch import nn
 
 from prunus.errors import SpecError, TrainingError
 from prunus.training.modes import restored_modes
+from prunus.training.recipe import Recipe
 
 
 class Attachable(Protocol):
@@ -32,6 +33,29 @@ class Attachable(Protocol):
 Fit = Callable[[nn.Module, Any], object]
 """fit(model, masks): train the model in place, after `masks.attach(optimizer)`. When centroids are trained, `masks` are
 the shared weights, which are attached in the same way."""
+
+
+def check_recipes(densities: Sequence[Any], recipes: Sequence[Recipe], fit: object) -> None:
+    """Raise SpecError unless there is a recipe for each round, or `fit` and no recipe.
+
+    Args:
+        densities: One per round.
+        recipes: The recipes.
+        fit: The function that trains in their place, or None.
+
+    Raises:
+        SpecError: There are more or fewer recipes, or one of the arguments is no sequence.
+    """
+    if not (hasattr(densities, "__len__") and isinstance(recipes, Sequence)):
+        raise SpecError(
+            f"Expected a list of densities and a list of recipes, one of each per round, got {densities!r} and "
+            f"{recipes!r}."
+        )
+    if len(recipes) != (0 if fit is not None else len(densities)):
+        raise SpecError(
+            f"Expected one recipe for each of {len(densities)} rounds, or fit and no recipe, got {len(recipes)} recipes"
+            f"{'' if fit is None else ' and fit'}."
+        )
 
 
 def check_fit(fit: object, checkpoints: object = None) -> None:

@@ -213,6 +213,7 @@ def test_bad_arguments_change_nothing(data):
         ({"bits": {"conv": 3}}, QuantizationError, "Expected bits for"),
         ({"masks": {"9.weight": torch.ones(2, 2).bool()}}, ModelError, "no parameter of that name"),
         ({"masks": {"1.weight": torch.ones(2, 2).bool()}}, ModelError, "has shape"),
+        ({"masks": {}}, ModelError, "got none; leave masks out to quantize all weights"),
         ({"masks": with_values}, ModelError, "masks with other values"),
     ):
         with pytest.raises(error, match=message):

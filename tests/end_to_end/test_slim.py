@@ -64,7 +64,7 @@ def test_table_has_layers_coupling_times_and_what_is_left_alone(run_cli, folder)
     ).out  # fmt: skip
     assert "16 → 8" in printed
     assert printed.count("first.weight") == 2  # first and second are coupled
-    assert "it is an output of the model" in printed
+    assert "the tensor is an output of the model" in printed
     assert "time   batch 1:" in printed
     assert "time   batch 32:" in printed
     smaller = prunus.load("a.prunus", into=__import__("slim_nets").net())

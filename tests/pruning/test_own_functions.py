@@ -40,6 +40,11 @@ CASES = [
         StatisticsError,
         "from the criterion 'returns_lists' as one tensor .* list",
     ),
+    (
+        {"criterion": lambda statistics: {name: w.sign_() > 0 for name, w in statistics.weights.items()}},
+        StatisticsError,
+        "real numbers as the scores of 'weight' from the criterion '<lambda>', got torch.bool",
+    ),
     ({"criterion": 3}, StatisticsError, "Expected a criterion: .* got 3"),
     ({"criterion": {"weight": [1.0]}}, StatisticsError, "scores by name as one tensor .* list"),
     ({"criterion": {"weight": torch.ones(3)}}, StatisticsError, "scores by name of the names and shapes"),
@@ -59,6 +64,14 @@ def test_a_function_that_fails_is_named_and_nothing_is_pruned(options, error, me
     with pytest.raises(error, match=message):
         prunus.prune(model, 0.5, **options)
     assert torch.equal(model.weight, before)
+
+
+def test_a_criterion_that_changes_its_arguments_does_not_change_the_kept_weights():
+    model = nn.Linear(4, 4)
+    before = model.weight.detach().clone()
+    criterion = lambda statistics: {name: w.abs_() for name, w in statistics.weights.items()}  # noqa: E731
+    mask = prunus.prune(model, 0.5, criterion=criterion).masks["weight"]
+    assert torch.equal(model.weight, before * mask)
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,8 @@ def test_a_fit_that_does_not_fit_is_refused(mlp, data):
         ({"fit": own_fit(data), "checkpoints": "x"}, SpecError, "fit or checkpoints"),
         ({"fit": 1}, SpecError, "fit to be a function"),
         ({}, SpecError, "one recipe for each of 1 rounds, or fit and no recipe, got 0"),
+        ({"retrain": RECIPE}, SpecError, "a list of recipes, one of each per round"),
+        ({"densities": 0.5, "retrain": [RECIPE]}, SpecError, "Expected a list of densities"),
         ({"retrain": [RECIPE], "data": None}, StatisticsError, "Expected data"),
         ({"fit": own_fit(data), "data": None, "criterion": "obs"}, StatisticsError, "Expected data"),
     ]

@@ -32,7 +32,7 @@ def test_page_has_widths_couplings_and_times_and_escapes_names(tmp_path):
         "<td>16 → 4</td>",
         "<dt>first.weight</dt><dd>first, second</dd>",
         "3.00 ms → 1.50 ms, measured",
-        "it is an output of the model",
+        "the tensor is an output of the model",
     ):
         assert text in page
 

@@ -14,6 +14,7 @@ import prunus
 from prunus.data import image_folder
 from prunus.errors import (
     InvariantWarning,
+    ModelError,
     SpecError,
     StatisticsError,
     StoreError,
@@ -58,6 +59,7 @@ def test_objects_that_cannot_be_imported_give_a_verified_ticket(data):
         assert int(masks["1.weight"].sum()) == round(64 * 24 * 0.8**level)
         assert not any(weights[name][~mask].any() for name, mask in masks.items())
         make_model(0).load_state_dict(weights)
+    assert len(repr(result)) < 2000  # no tensors
     with pytest.raises(SpecError, match="level from 0 to 2, got 3"):
         result.masks(3)
     with pytest.raises(SpecError, match=r"TicketSpec|BaselineSpec"):
@@ -138,6 +140,10 @@ def test_unknown_names_are_refused_before_training(data):
         prunus.lottery(tiny_networks.mlp, data, mask1="rewound", recipe=RECIPE)
     with pytest.raises(SpecError, match="of 0 rounds"):
         prunus.lottery(tiny_networks.mlp, data, rounds=0, recipe=RECIPE)
+    with pytest.raises(SpecError, match=r"PruningRates\(linear, conv, output\), got 0\.5"):
+        prunus.lottery(tiny_networks.mlp, data, pruning_rates=0.5, recipe=RECIPE)
+    with pytest.raises(ModelError, match="a function that returns a model, got a Sequential"):
+        prunus.lottery(tiny_networks.mlp(0), data, recipe=RECIPE)
 
 
 def test_no_module_shadows_a_public_name():

@@ -287,10 +287,10 @@ def test_dropout_drops_the_fraction_and_keeps_the_mean(probability):
     size = net.block_size
     outputs = []
     for key, is_backward in ((1, False), (2, False), (1, True)):
-        net = net._replace(values=zeros(size), slopes=zeros(size))
-        (net.slopes if is_backward else net.values)[:] = 1
+        net = net._replace(values=zeros(size), value_gradients=zeros(size))
+        (net.value_gradients if is_backward else net.values)[:] = 1
         dropout(net, net.ops[0], probability, np.uint64(key), 0, is_backward)
-        source = net.slopes if is_backward else net.values
+        source = net.value_gradients if is_backward else net.values
         outputs.append(source.reshape(-1, 64)[:256] if is_backward else source.reshape(-1, 64)[256:512])
     fraction_kept = (outputs[0] != 0).mean()
     assert abs(fraction_kept - (1 - probability)) <= 4 * np.sqrt(

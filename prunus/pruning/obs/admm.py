@@ -168,16 +168,16 @@ def _decreasing_densities(density: Density, scope: Scope, before: MaskDict, num_
     """The density of each iteration that selects masks, from that of `before` to the last."""
     if scope.has_fixed_density or isinstance(scope, FunctionScope):
         return [density] * num_steps
-    shares = [(1 - step / num_steps) ** 3 for step in range(1, num_steps + 1)]
+    fractions = [(1 - step / num_steps) ** 3 for step in range(1, num_steps + 1)]
     if scope.ranks_layers_together:
         assert not isinstance(density, Mapping)
         start = mask_density(before)
-        return [density + (start - density) * share for share in shares]
+        return [density + (start - density) * fraction for fraction in fractions]
     targets = densities_by_name(density, list(before))
     starts = {name: mask_density({name: mask}) for name, mask in before.items()}
     return [
-        {name: target + (starts[name] - target) * share for name, target in targets.items()}
-        for share in shares
+        {name: target + (starts[name] - target) * fraction for name, target in targets.items()}
+        for fraction in fractions
     ]
 
 

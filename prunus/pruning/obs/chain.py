@@ -77,7 +77,7 @@ def _segments(graph: fx.Graph, source: fx.Node) -> Iterator[list[fx.Node]]:
     live = live_nodes(graph)
     position = {node: i for i, node in enumerate(graph.nodes) if node in live}
     depend_on_inputs, segment = {source}, list[fx.Node]()
-    last_use = max(position.get(user, 0) for user in source.users)
+    last_use = max([0, *(position.get(user, 0) for user in source.users)])
     for node, place in position.items():
         if depend_on_inputs.isdisjoint(node.all_input_nodes):
             continue
@@ -90,9 +90,9 @@ def _segments(graph: fx.Graph, source: fx.Node) -> Iterator[list[fx.Node]]:
         if last_use <= place and is_floating and operator_name(node.target) != "pad":
             yield segment
             segment = []
-        last_use = max(last_use, *(position.get(user, 0) for user in node.users))
+        last_use = max([last_use, *(position.get(user, 0) for user in node.users)])
     if segment:
-        raise ModelError(f"{describe_node(segment[-1])} is not the only output")
+        raise ModelError(f"{describe_node(segment[-1])} is not the only tensor that it returns")
 
 
 def _layer_step(traced: TracedGraph, model: nn.Module, segment: Sequence[fx.Node]) -> ChainStep | None:

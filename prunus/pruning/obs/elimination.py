@@ -21,7 +21,7 @@ def elimination_scores(
         left: [R, D], True where a weight remains; the others are zero.
         block: Number of neighboring columns that are removed together; 1: single weights.
         group: Number of neighboring columns that share a quota; D: no such rule.
-        quota: Of every `group` columns at most so many are removed before all others have reached theirs.
+        quota: Of every `group` columns at most this many are removed before all others have reached theirs.
         threads: Rows at once; the result does not depend on it.
 
     Returns:
@@ -61,8 +61,8 @@ def _row(w: Floats, a: Floats, left: Bools, block: int, group: int, quota: int, 
     for q in range(len(left)):
         quotas[q // group] -= not left[q]
     alive = left.copy()
-    went, costs = np.empty(size, np.int64), np.empty(size)
-    gone = 0
+    removed, costs = np.empty(size, np.int64), np.empty(size)
+    num_removed = 0
     while size:
         first, cost = _cheapest(w, a, size, column, place, alive, block, group, quotas)
         if first < 0:  # every group is at its quota
@@ -71,16 +71,16 @@ def _row(w: Floats, a: Floats, left: Bools, block: int, group: int, quota: int, 
         members = alive[first : first + block].sum()
         for q in range(first, min(first + block, len(left))):
             if alive[q]:
-                went[gone], costs[gone] = q, cost / members
-                gone += 1
+                removed[num_removed], costs[num_removed] = q, cost / members
+                num_removed += 1
                 alive[q] = False
                 quotas[q // group] -= 1
                 size = _delete(place[q], w, a, size, column, place)
     _level(costs)
     before = -np.inf
-    for t in range(gone):
+    for t in range(num_removed):
         before = max(np.nextafter(before, np.inf), costs[t])
-        scores[went[t]] = before
+        scores[removed[t]] = before
 
 
 @compile_kernel()
@@ -144,10 +144,10 @@ def _joint(w: Floats, a: Floats, first: int, end: int, place: NDArray[np.int64],
     for q in range(n):
         cost += v[q] * v[q] / (2 * s[q, q])
         for i in range(q + 1, n):
-            share = s[i, q] / s[q, q]
-            v[i] -= share * v[q]
+            factor = s[i, q] / s[q, q]
+            v[i] -= factor * v[q]
             for j in range(q + 1, i + 1):
-                s[i, j] -= share * s[j, q]
+                s[i, j] -= factor * s[j, q]
     return cost
 
 
@@ -160,19 +160,19 @@ def _delete(
     v = np.empty(size)
     for i in range(size):
         v[i] = a[at, i] if i < at else a[i, at]
-    pivot, share = v[at], w[at] / v[at]
+    pivot, factor = v[at], w[at] / v[at]
     if at != last:  # the last is moved to its position
         w[at], v[at] = w[last], v[last]
-        moved, gone = column[last], column[at]
+        moved, removed_column = column[last], column[at]
         column[at], place[moved] = moved, at
-        column[last], place[gone] = gone, last
+        column[last], place[removed_column] = removed_column, last
         for j in range(at):
             a[at, j] = a[last, j]
         a[at, at] = a[last, last]
         for i in range(at + 1, last):
             a[i, at] = a[last, i]
     for i in range(last):
-        w[i] -= share * v[i]
+        w[i] -= factor * v[i]
         if v[i]:
             a[i, : i + 1] -= v[i] / pivot * v[: i + 1]
     return last

@@ -318,9 +318,9 @@ def damped_cholesky(fisher: Tensor, remaining: Tensor, damping: float, name: str
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(damped)
     if damping < rounding or failed.any():
-        enough = 10.0 ** math.ceil(math.log10(max(rounding, 2 * damping)))
+        suggested = 10.0 ** math.ceil(math.log10(max(rounding, 2 * damping)))
         raise NonFiniteError(
             f"A block of the Fisher of {name!r} with entries up to {largest:.3g} cannot be inverted with damping "
-            f"{damping:g}; try a larger one, as {enough:g}."
+            f"{damping:g}; try a larger one, such as {suggested:g}."
         )
     return factor

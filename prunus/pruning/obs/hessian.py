@@ -73,11 +73,11 @@ class LayerHessian:
         return (rows @ self.hessian * rows).sum(2).clamp(min=0) / 2
 
     def rows(self, weight: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-        """The weight by group of the convolution.
+        """The rows of a layer's matrix, by group.
 
         Args:
-            weight: Of the layer's weight's shape.
-            dtype: Of the result.
+            weight: Of the weight's shape.
+            dtype: The dtype of the result.
 
         Returns:
             [G, O / G, D].

@@ -76,7 +76,7 @@ def unchecked_layers(model: nn.Module, example_inputs: object) -> dict[str, str]
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
     >>> unchecked_layers(model, torch.ones(1, 2))
-    {'2': 'output (output): it is an output of the model'}
+    {'2': 'output (output): the tensor is an output of the model'}
     """
     analysis = analyze(model, example_inputs)
     refused = {
@@ -139,7 +139,9 @@ def remove_dead_neurons(
 
 
 def _checked_flows(analysis: Analysis, model: nn.Module) -> list[ChannelFlow]:
-    return [flow for flow in channel_flows(analysis, model) if flow.obstacle is None and flow.producers]
+    """The flows through weights alone."""
+    flows = channel_flows(analysis, model)
+    return [flow for flow in flows if flow.obstacle is None and flow.producers and flow.consumers]
 
 
 def _remaining_weights(model: nn.Module, flows: Sequence[ChannelFlow], masks: MaskDict) -> MaskDict:

@@ -223,7 +223,7 @@ def _block_whole_dimensions(
         if (channel == channel[0]).all() and not blocked[channel[0]]:
             blocked[channel[0]] = True
             reasons[int(channel[0])] = Refusal(
-                "", "", "one channel would be a whole dimension of a parameter"
+                "", "", "removing one channel would remove a whole dimension of a parameter"
             )
 
 

@@ -33,8 +33,7 @@ def count_macs(model: nn.Module, example_inputs: object) -> int:
     """
     check_module(model)
     model = unwrapped(model)
-    if any(isinstance(module, nn.RNNBase | nn.RNNCellBase) for module in model.modules()):
-        raise ModelError(f"Expected a model without recurrent layers, got {type(model).__name__}.")
+    check_countable(model)
     args, kwargs = as_arguments(example_inputs)
     counter = FlopCounterMode(display=False)
     try:
@@ -47,3 +46,12 @@ def count_macs(model: nn.Module, example_inputs: object) -> int:
             f"Expected inputs that {type(model).__name__} takes, but its forward failed: {reason}"
         ) from error
     return counter.get_total_flops() // 2
+
+
+def check_countable(model: nn.Module) -> None:
+    """Raise ModelError where the model has recurrent layers, whose multiply-accumulates are not counted."""
+    if any(isinstance(module, nn.RNNBase | nn.RNNCellBase) for module in model.modules()):
+        raise ModelError(
+            f"Expected a model without recurrent layers, whose multiply-accumulates are not counted, got "
+            f"{type(model).__name__}; limit the parameters or the latency instead."
+        )

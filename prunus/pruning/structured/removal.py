@@ -34,7 +34,7 @@ def remove_channels(
 
     Args:
         model: The model.
-        kept: The indices that are kept; other tensors and dimensions are unchanged.
+        kept_indices: The indices that are kept; other tensors and dimensions are unchanged.
         attributes: New values of attributes of the user's modules, by module name; those of torch's modules follow
             from the shapes.
         optimizer: Its state of these parameters is reduced likewise.

@@ -17,6 +17,7 @@ from prunus.pruning.structured.slim import slim
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, train
 from prunus.training.checks import check_trainable
+from prunus.training.fit import check_recipes
 from prunus.training.losses import Loss, LossFunction, find_loss
 from prunus.training.modes import restored_modes
 from prunus.training.outputs import Forward
@@ -130,6 +131,7 @@ def slim_and_retrain(
 def _check_rounds(
     fractions: Sequence[float], retrain: Sequence[Recipe], goal: str, fit: object, checkpoints: object
 ) -> None:
+    check_recipes(fractions, retrain, fit)
     is_decreasing = all(a >= b for a, b in pairwise(fractions))
     if not fractions or not is_decreasing or not 0 < fractions[-1] <= fractions[0] <= 1:
         raise DensityError(
@@ -142,9 +144,4 @@ def _check_rounds(
     if fit is not None and checkpoints is not None:
         raise SpecError(
             "Expected either fit or checkpoints, got both; fit writes no checkpoints, so leave out one of them."
-        )
-    if len(retrain) != (0 if fit is not None else len(fractions)):
-        raise SpecError(
-            f"Expected one recipe for each of {len(fractions)} rounds, or fit and no recipe, got {len(retrain)} recipes"
-            f"{'' if fit is None else ' and fit'}."
         )

@@ -245,7 +245,7 @@ def _refuse(analysis: Analysis, forbidden: Mapping[str, SizeConstant]) -> None:
     for group in analysis.groups:
         if group.name in forbidden:
             node = forbidden[group.name].node
-            reason = "a size is written out in the code; rewrite=True changes it in the exported graph"
+            reason = "a size is a literal of the code; rewrite=True changes it in the exported graph"
             refusal = Refusal(operator_name(node.target), source_line(node), reason)
             refused[refusal] += [(member.name, member.dim) for member in group.members]
     analysis.groups = [group for group in analysis.groups if group.name not in forbidden]

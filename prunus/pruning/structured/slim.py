@@ -15,6 +15,7 @@ from prunus.pruning.structured.budgets import Ranking, Removed, count_parameters
 from prunus.pruning.structured.criteria import FilterCriterion, FilterStatistics, filter_criterion
 from prunus.pruning.structured.groups import Analysis, Group
 from prunus.pruning.structured.latency import measure_latency
+from prunus.pruning.structured.macs import check_countable
 from prunus.pruning.structured.plan import SlimPlan
 from prunus.pruning.structured.refit import refit_weights
 from prunus.pruning.weights import copied
@@ -85,7 +86,7 @@ def slim(
 
     Raises:
         ModelError: The model cannot be exported, has no group to remove channels from, or has no module or
-            parameter of a name in `exclude`.
+            parameter of a name in `exclude`; or `macs` is given for a model with recurrent layers.
         DensityError: Not exactly one goal, a goal out of range, or a budget that cannot be met.
         StatisticsError: The criterion has no scores for a group, or there are no calibration examples.
 
@@ -105,6 +106,8 @@ def slim(
     check_module(model)
     model = unwrapped(model)
     check_excluded(model, exclude)
+    if macs is not None:
+        check_countable(model)
     analysis = analyze(model, example_inputs, rewrite=rewrite)
     groups = [group for group in analysis.groups if is_allowed(group, exclude, allow_inexact)]
     if not groups:

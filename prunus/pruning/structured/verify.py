@@ -45,7 +45,7 @@ def removal_error(
         model: The model; it is not changed.
         args: Positional arguments of its forward.
         kwargs: Named arguments of its forward.
-        kept: The indices that are kept, by tensor and dimension.
+        kept_indices: The indices that are kept, by tensor and dimension.
         attributes: New values of attributes, by module name.
         edit: Changes the copy after the removal; None: nothing more is changed.
 
@@ -81,7 +81,7 @@ def check_removal(
         model: The model; it is not changed.
         args: Positional arguments of its forward.
         kwargs: Named arguments of its forward.
-        kept: The indices that are kept, by tensor and dimension.
+        kept_indices: The indices that are kept, by tensor and dimension.
         attributes: New values of attributes, by module name.
         what: The channels, for the error.
         edit: Changes the copy after the removal; None: nothing more is changed.

@@ -101,7 +101,7 @@ def _walk(result: LabeledGraph, graph: fx.Graph, owner: Any, environment: dict[f
             outputs = _labels_of(node.args, environment)
             if graph is result.traced.graph:
                 for labels in flatten_labels(outputs):
-                    _block(coupling, labels, "it is an output of the model")
+                    _block(coupling, labels, "the tensor is an output of the model")
             return outputs[0]
         elif node.op == "call_function":
             environment[node] = _call(result, node, environment)
@@ -122,7 +122,7 @@ def _call(result: LabeledGraph, node: fx.Node, environment: dict[fx.Node, Any]) 
         return _results(node, shapes)
     if name in IGNORED:
         return None
-    reason = "the operator has no rule"
+    reason = "prunus has no rule for this operator"
     try:
         if name in RULES:
             return RULES[name](coupling, arguments, shapes)

@@ -414,6 +414,7 @@ class Composed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
+        x.tanh_()
         return self.last(self.first(x * torch.sigmoid(x) + (x > 0)))
 
 
@@ -421,7 +422,7 @@ def test_steps_of_several_operators_and_layers_that_are_called_twice():
     objective = make_test_objective(Composed(), (1,))
     steps = layer_chain(objective.graph, objective.model)
     assert [(step.name, step.kind) for step in steps] == [
-        ("first", "layer"), ("", "elementwise"), ("first", "layer"), ("last", "layer"),
+        ("first", "layer"), ("", "elementwise"), ("", "elementwise"), ("first", "layer"), ("last", "layer"),
     ]  # fmt: skip
     weights = {name: objective.weights[name] for name in ("last.weight", "last.bias")}
     exact = DIAGONALS["exact"](objective)

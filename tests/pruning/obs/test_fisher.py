@@ -480,7 +480,7 @@ def test_invalid_arguments_are_refused():
 def test_too_small_damping_names_the_tensor_and_a_larger_damping():
     objective = make_test_objective(mlp(4, 3), (4,), n=1)
     with pytest.raises(
-        NonFiniteError, match=r"'0\.weight'.*damping 1e-30; try a larger one, as 1e-1\d"
+        NonFiniteError, match=r"'0\.weight'.*damping 1e-30; try a larger one, such as 1e-1\d"
     ) as message:
         Fisher(damping=1e-30).examiner(objective)(objective.weights, all_kept(objective.weights))
     damping = float(str(message.value).split()[-1].rstrip("."))

@@ -288,10 +288,10 @@ def test_units_of_a_recurrent_layer_read_each_other_and_are_not_removed():
     class Recurrent(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.lstm, self.b = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+            self.lstm, self.a, self.b = nn.LSTM(3, 4, batch_first=True), nn.Linear(3, 4), nn.Linear(4, 2)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.b(self.lstm(x)[0])
+            return self.b(self.lstm(x)[0] + self.a(x))
 
     model = Recurrent()
     masks = {"b.weight": torch.tensor([[True, False, True, True]] * 2)}

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import prunus
 from prunus.pruning.structured.analysis import analyze
 
-OF_THE_MODEL = ("it is an output", "its input channels are fixed", "it is multiplied with a fixed")
+OF_THE_MODEL = ("the tensor is an output", "the number of input channels is fixed", "it is multiplied with")
 """Reasons that inputs and outputs of a model give for every model."""
 
 
@@ -43,7 +43,7 @@ def test_every_channel_of_every_block_is_right(name):
 def test_refusal_names_operator_source_line_and_dimensions():
     analysis = analyze(make("NoRule").eval(), BLOCKS["NoRule"].inputs)
     [refused] = [dimension for dimension in analysis.refused if dimension.refusal.operator == "sort"]
-    assert refused.refusal.reason == "the operator has no rule"
+    assert refused.refusal.reason == "prunus has no rule for this operator"
     assert refused.refusal.source.startswith("coupled_blocks.py:")
     assert refused.refusal.source.endswith("return self.head(self.second(self.first(x).sort(1)[0]))")
     assert refused.dimensions == (("first.weight", 0), ("first.bias", 0))

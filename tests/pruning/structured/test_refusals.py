@@ -62,7 +62,9 @@ def test_infinite_outputs_are_equal_outputs():
 
 def test_normalized_channels_are_refused_by_operator():
     model = Net(lambda net, h: net.b(nn.functional.normalize(h, dim=1)))
-    with pytest.raises(ModelError, match=r"div \(.*\): it meets a dimension of fixed length"):
+    with pytest.raises(
+        ModelError, match=r"div \(.*\): the channels are combined with a dimension of fixed length"
+    ):
         prunus.slim(model, torch.randn(2, 6), density=0.5)
 
 

@@ -269,12 +269,12 @@ class SizedBatch(nn.Module):
         self.kind, self.q, self.o = kind, nn.Linear(6, 8), nn.Linear(8, 3)
 
     def forward(self, x):
-        x = self.q(x).view(len(x), 2, 4)
+        x = self.q(x).view(x.shape[0], 2, 4)
         if self.kind == "literal":
             x = x.view(4, 8).view(4, 2, 4)
-        if self.kind == "branch" and len(x) == 1:
+        if self.kind == "branch" and x.shape[0] == 1:
             x = x * 2
-        if self.kind == "limit" and len(x) > 10:
+        if self.kind == "limit" and x.shape[0] > 10:
             x = x * 2
         return self.o(x.relu().flatten(1))
 

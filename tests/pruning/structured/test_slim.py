@@ -340,3 +340,10 @@ def test_bad_inputs_are_named_and_the_model_is_untouched(kind):
 def test_a_model_without_channels_is_refused():
     with pytest.raises(ModelError, match="a group of channels to remove in Frozen, got none"):
         prunus.slim(Frozen(), EXAMPLES[0][:1], macs=0.5)
+
+
+def test_multiply_accumulates_of_recurrent_layers_are_no_goal():
+    with pytest.raises(
+        ModelError, match="recurrent layers, whose multiply-accumulates are not counted, got GRU"
+    ):
+        prunus.slim(nn.GRU(3, 4), torch.zeros(2, 1, 3), macs=0.5)

@@ -45,7 +45,7 @@ def _convolution(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> 
     channel_dim = 1 if len(shape) == len(weight.shape) else 0  # a single image has no dimension of examples
     for dim in range(len(x.shape)):
         if dim != channel_dim:
-            x = coupling.fix(x, dim, "a convolution slides over it")
+            x = coupling.fix(x, dim, "a convolution slides over this dimension")
     for dim in range(2, len(weight.shape)):
         weight = coupling.fix(weight, dim, KERNEL)
     weight, rows = coupling.vector(weight, 0)
@@ -59,7 +59,7 @@ def _convolution(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> 
             coupling, groups, (channels, inputs, outputs), (num_inputs, num_outputs), transposed
         )
     elif num_inputs > 1:
-        inputs = channels = coupling.join([channels, inputs], "its input channels are fixed")
+        inputs = channels = coupling.join([channels, inputs], "the number of input channels is fixed")
     positions = prod((x.shape if transposed else shape)[channel_dim + 1 :]) * (shape[0] if channel_dim else 1)
     labeled = [vector for vector in (inputs, outputs) if vector is not None]
     dense = num_inputs // groups * num_outputs
@@ -95,16 +95,14 @@ def _couple_groups(
     if channels is None or wide is None:
         for vector in (channels, inputs, outputs):
             if vector is not None:
-                coupling.block(vector, "the channels of a grouped convolution are fixed")
+                coupling.block(vector, "the number of channels of a grouped convolution is fixed")
         return None, None, None
     if wide_is_input:
         coupling.tie(channels, wide)
     by_group = channels.reshape(groups, -1)
     if removes_groups:
         if narrow is not None:
-            coupling.block(
-                narrow, "it is the width of a group of a convolution, of which whole groups are removed"
-            )
+            coupling.block(narrow, "whole groups of a convolution are removed, not channels of a group")
         coupling.tie(by_group[:, :1], by_group)
         coupling.constant("groups", None, by_group[:, :1])
         if wide_is_input:
@@ -116,7 +114,7 @@ def _couple_groups(
         repeated = None if narrow is None else np.tile(narrow, groups)
         return channels, repeated, by_group[0]
     if narrow is None:
-        coupling.block(channels, "the width of a group of a convolution is fixed")
+        coupling.block(channels, "the number of channels in a group of a convolution is fixed")
     else:
         coupling.tie(by_group, narrow)
     by_output = wide.reshape(groups, -1)
@@ -138,6 +136,6 @@ def _per_channel(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> 
     spatial = next(int(digit) for digit in name + "2" if digit in "123")
     first = len(value.shape) - spatial
     for dim in range(first, len(value.shape)):
-        value = coupling.fix(value, dim, "a window slides over it")
+        value = coupling.fix(value, dim, "a window slides over this dimension")
     results = [None if shape is None else Labels(shape, value.layers) for shape in shapes]
     return results if len(results) > 1 else results[0]  # type: ignore[return-value]

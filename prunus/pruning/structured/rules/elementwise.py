@@ -36,7 +36,7 @@ def elementwise(
             overlaps = any(key != layer.dims and set(key) & set(layer.dims) for key in keys)
             if overlaps and len(layer.dims) > 1:
                 aligned[i] = coupling.isolate(aligned[i], layer.dims[0])
-    reason = "it meets a dimension of fixed length"
+    reason = "the channels are combined with a dimension of fixed length"
     for i, labels in enumerate(aligned):
         for dim in {dim for layer in labels.layers for dim in layer.dims}:
             if any(other.shape[dim] > 1 and other.layer(dim) is None for other in aligned):

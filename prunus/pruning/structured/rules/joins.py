@@ -28,7 +28,7 @@ def _concatenate(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> 
         for part, layer in zip(parts, along, strict=True):
             if layer is None:  # of fixed length: its entries have labels that cannot be removed
                 new_atoms = coupling.new(part.shape[dim])
-                coupling.block(new_atoms, "a part of fixed length is concatenated")
+                coupling.block(new_atoms, "this part of the concatenation has a fixed length")
             atoms.append(new_atoms if layer is None else layer.atoms)
         layers.append(
             LabelLayer(
@@ -46,7 +46,9 @@ def _join_layers(coupling: Coupling, parts: list[Labels], dim: int | None) -> li
         for d in {d for layer in part.layers for d in layer.dims}:
             keys = [other_layer for other in others if (other_layer := other.layer(d)) is not None]
             if len(keys) < len(others):
-                others[i] = coupling.fix(others[i], d, "it is joined with a tensor of fixed length")
+                others[i] = coupling.fix(
+                    others[i], d, "it is joined with a tensor in which this dimension has a fixed length"
+                )
             elif len({layer.dims for layer in keys}) > 1:
                 others[i] = coupling.isolate(others[i], min(keys[0].dims))
     layers = []
@@ -75,7 +77,7 @@ def _pad(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     """Constant entries around a tensor; their number is a constant of the user's code."""
     value, shape = a["self"], output_shape(shapes)
     if a.get("mode", "constant") != "constant":
-        raise UnsupportedCall(f"padding of the mode {a['mode']!r} has no rule")
+        raise UnsupportedCall(f"prunus has no rule for padding of the mode {a['mode']!r}")
     zero = not a.get("value")
     layers = []
     widths = {len(shape) - 1 - i // 2: (a["pad"][i], a["pad"][i + 1], i) for i in range(0, len(a["pad"]), 2)}
@@ -85,7 +87,7 @@ def _pad(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     for layer in value.layers:
         before, after, position = widths.get(layer.dims[0], (0, 0, 0)) if len(layer.dims) == 1 else (0, 0, 0)
         if min(before, after) < 0:
-            raise UnsupportedCall("padding of a negative width has no rule")
+            raise UnsupportedCall("prunus has no rule for padding of a negative width")
         atoms = layer.atoms
         for width, place in ((before, position), (after, position + 1)):
             if width:

@@ -22,13 +22,13 @@ def _batch_norm(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> R
     assert shape is not None
     for dim in range(len(shape)):
         if dim != 1:
-            value = coupling.fix(value, dim, "statistics are computed over it")
+            value = coupling.fix(value, dim, "statistics are computed over this dimension")
     tensors = [a.get(name) for name in ("weight", "bias", "running_mean", "running_var")]
     layer = value.layer(1)
     vectors = [layer.atoms if layer else None]
     present = [tensor for tensor in tensors if tensor is not None]
     vectors += [tensor.layers[0].atoms if tensor.layers else None for tensor in present]
-    vector = coupling.join(vectors, "its channels are fixed")
+    vector = coupling.join(vectors, "the number of channels is fixed")
     affine = tensors[0] is not None and all(x.layers[0].zero for x in tensors[:2] if x and x.layers)
     result = Labels(shape, () if vector is None else (LabelLayer((1,), vector, affine),))
     return result if len(shapes) == 1 else [result, *[None] * (len(shapes) - 1)]
@@ -48,7 +48,7 @@ def _layer_norm(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> R
     for position in range(count):
         dim = len(shape) - count + position
         if (vector := value.layer(dim)) is not None:
-            coupling.mark_inexact(vector.atoms, "it is normalized over its channels")
+            coupling.mark_inexact(vector.atoms, "the values are normalized over the channels")
             coupling.constant("normalized_shape", position, vector.atoms)
     for name in ("weight", "bias"):
         if a.get(name) is not None:
@@ -65,10 +65,10 @@ def _group_norm(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> R
     groups = a.get("num_groups", a.get("group"))
     for dim in range(len(shape)):
         if dim != 1:
-            value = coupling.fix(value, dim, "statistics are computed over it")
+            value = coupling.fix(value, dim, "statistics are computed over this dimension")
     if (layer := value.layer(1)) is not None:
         if groups == 1:
-            coupling.mark_inexact(layer.atoms, "it is normalized over its channels")
+            coupling.mark_inexact(layer.atoms, "the values are normalized over the channels")
         else:
             by_group = layer.atoms.reshape(groups, -1)
             coupling.tie(by_group[:, :1], by_group)
@@ -102,7 +102,7 @@ def _reduction(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Ru
         if (layer := value.layer(dim)) is not None and len(layer.dims) > 1:
             value = coupling.fix(value, dim, "")
         elif layer is not None and not (name in EXACT_REDUCTIONS and layer.zero):
-            coupling.mark_inexact(layer.atoms, f"{name} is computed over its channels")
+            coupling.mark_inexact(layer.atoms, f"{name} is computed over the channels")
     keep = a.get("keepdim", False)
     dims = {
         old: old if keep else old - sum(r < old for r in reduced) for old in range(ndim) if old not in reduced
@@ -127,5 +127,5 @@ def _softmax(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labe
         if len(layer.dims) > 1:
             value = coupling.fix(value, dim, "")
         else:
-            coupling.mark_inexact(layer.atoms, "it is normalized over its channels")
+            coupling.mark_inexact(layer.atoms, "the values are normalized over the channels")
     return Labels(value.shape, tuple(LabelLayer(layer.dims, layer.atoms, False) for layer in value.layers))

@@ -15,7 +15,7 @@ from prunus.pruning.structured.rules.registry import (
     register_rule,
 )
 
-WHOLE = "a part of it is taken by its position"
+WHOLE = "a part of the channels is taken by position"
 
 
 def fix_if_split(coupling: Coupling, value: Labels, dim: int) -> Labels:
@@ -52,7 +52,7 @@ def _take_slice(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> L
         size, step = value.shape[dim], a["step"] or 1
         start, end, step = slice(a["start"], a["end"], step).indices(size)
         if step != 1:
-            return Labels(shape, coupling.fix(value, dim, "every nth entry of it is taken").layers)
+            return Labels(shape, coupling.fix(value, dim, "every nth channel is taken").layers)
         for argument, place in (("start", start), ("end", end)):
             if a[argument] is not None and 0 < place < size:
                 entries = layer.atoms[:place] if a[argument] >= 0 else layer.atoms[place:]
@@ -63,7 +63,7 @@ def _take_slice(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> L
 
 
 def _without(coupling: Coupling, others: tuple[LabelLayer, ...], part: LabelLayer) -> tuple[LabelLayer, ...]:
-    coupling.block(part.atoms, "a single entry of it is taken")
+    coupling.block(part.atoms, "a single channel is taken by position")
     return others
 
 
@@ -91,13 +91,13 @@ def _take_indices(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) ->
     else:
         indexed = [a["dim"] % len(value.shape)]
     if indexed != list(range(indexed[0], indexed[-1] + 1)):
-        raise UnsupportedCall("indices of dimensions that are not next to each other have no rule")
+        raise UnsupportedCall("prunus has no rule for indices of dimensions that are not adjacent")
     for dim in range(len(value.shape)):
         if dim in indexed or "sparse_grad" in a:
-            value = coupling.fix(value, dim, "its entries are taken by their positions")
+            value = coupling.fix(value, dim, "channels are selected by index")
     for labels in a.get("indices") or [a["index"]]:
         for dim in range(len(labels.shape) if labels is not None else 0):
-            coupling.fix(labels, dim, "it is used as an index")
+            coupling.fix(labels, dim, "the values are used as indices")
     shift = len(shape) - len(value.shape)
     layers = [
         LabelLayer(tuple(d + shift * (d > indexed[-1]) for d in layer.dims), layer.atoms, layer.zero)
@@ -141,7 +141,7 @@ def _split_labels(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) ->
     layer = value.layer(dim)
     sizes = [shape[dim] for shape in shapes if shape is not None]
     if layer is not None and 1 in sizes:
-        value, layer = coupling.fix(value, dim, "a single entry of it is taken"), None
+        value, layer = coupling.fix(value, dim, "a single channel is taken by position"), None
     if layer is None:
         return [Labels(shape, value.layers) for shape in shapes if shape is not None]
     parts = np.split(layer.atoms, np.cumsum(sizes)[:-1])
@@ -152,7 +152,7 @@ def _split_labels(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) ->
         for position, part in enumerate(parts):
             coupling.constant(argument, position, part, layer.atoms, True)
     elif len(set(sizes)) > 1:
-        coupling.block(layer.atoms, "it is split into parts of different lengths")
+        coupling.block(layer.atoms, "the channels are split into parts of different lengths")
     else:
         for part in parts[1:]:
             coupling.tie(parts[0], part)

@@ -52,9 +52,11 @@ def contract(
         ]
         places = [(op, dim) for op, dim in places if op.shape[dim] > 1]
         labeled = [op.layer(dim) for op, dim in places]
-        vector = coupling.join(
-            [layer.atoms if layer else None for layer in labeled], "it is multiplied with a fixed dimension"
-        )
+        fixed = [
+            f"dimension {dim} of a tensor of shape {op.shape}" for op, dim in places if not op.layer(dim)
+        ]
+        reason = f"it is multiplied with {' and '.join(fixed)}, from which no channel can be removed"
+        vector = coupling.join([layer.atoms if layer else None for layer in labeled], reason)
         if vector is None:
             factor *= max((op.shape[dim] for op, dim in places), default=1)
             continue
@@ -63,7 +65,7 @@ def contract(
         if letter in output:
             layers.append(LabelLayer((output.index(letter),), vector, zero))
         elif not zero:
-            coupling.mark_inexact(vector, "a channel that is zero contributes to the sum")
+            coupling.mark_inexact(vector, "a channel whose parameters are zero still contributes to the sum")
     assert coupling.node is not None
     coupling.work.append(Work(coupling.node, factor, tuple(channels)))
     return Labels(shape, tuple(sorted(layers, key=lambda layer: layer.dims)))
@@ -108,7 +110,7 @@ def _add_product(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> 
     """self + a product."""
     first, second = [value for name, value in a.items() if isinstance(value, Labels) and name != "self"]
     if len(first.shape) == 3 and len(output_shape(shapes)) == 2:
-        raise UnsupportedCall("it sums over a batch of products")
+        raise UnsupportedCall("prunus has no rule for a sum over a batch of products")
     result = _product(coupling, first, second, output_shape(shapes))
     return elementwise(coupling, torch.add, [a["self"], result], {}, output_shape(shapes))
 
@@ -120,7 +122,9 @@ def _einsum(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Label
     inputs, arrow, output = equation.partition("->")
     letters = inputs.split(",")
     if not arrow or "." in equation or any(len(set(subscripts)) < len(subscripts) for subscripts in letters):
-        raise UnsupportedCall("an equation without '->', with '...', or with a diagonal has no rule")
+        raise UnsupportedCall(
+            "prunus has no rule for an equation without '->', with '...', or with a diagonal"
+        )
     return contract(coupling, operands, letters, output, output_shape(shapes))
 
 
@@ -129,8 +133,8 @@ def _embedding(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> La
     """Rows of a table [V, D]."""
     table, indices = a["weight"], a["indices"]
     for dim in range(len(indices.shape)):
-        indices = coupling.fix(indices, dim, "it is used as an index")
-    table = coupling.fix(table, 0, "its entries are the rows of an embedding table")
+        indices = coupling.fix(indices, dim, "the values are used as indices")
+    table = coupling.fix(table, 0, "the rows of an embedding table are selected by index")
     shape = output_shape(shapes)
     return Labels(
         shape, tuple(LabelLayer((len(shape) - 1,), layer.atoms, layer.zero) for layer in table.layers)
@@ -142,7 +146,7 @@ def _attention(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> La
     """Attention: whole heads are removed, so that the scale, a function of the head size, is the same."""
     shape = output_shape(shapes)
     head = len(shape) - 3
-    reason = "attention is over all its entries"
+    reason = "attention combines all entries of this dimension"
     operands = {}
     for name in ("query", "key", "value"):
         x = a[name]
@@ -155,12 +159,17 @@ def _attention(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> La
         for name in ("key", "value"):
             operands[name] = _repeat_heads(operands[name], head, a["query"].shape[head])
     if any(operands["query"].layer(dim) is not None for dim in range(head + 1)):
-        operands["value"] = coupling.fix(operands["value"], head + 2, "whole heads are removed")
+        operands["value"] = coupling.fix(
+            operands["value"], head + 2, "whole heads are removed, not entries of a head"
+        )
     values = [layer for layer in operands["value"].layers if layer.dims == (head + 2,)]
     layers, factor = list[LabelLayer](), shape[head + 1] * operands["key"].shape[head + 1]
     for dim in range(head + 1):
         present = [x.layer(dim) for x in operands.values() if x.shape[dim] > 1]
-        vector = coupling.join([layer.atoms if layer else None for layer in present], "its heads are fixed")
+        vector = coupling.join(
+            [layer.atoms if layer else None for layer in present],
+            "query, key or value has a fixed number of heads",
+        )
         mask = a["attn_mask"]
         if vector is not None:
             if (
@@ -173,7 +182,7 @@ def _attention(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> La
                 if mask.shape[position] > 1:
                     coupling.join(
                         [vector, mask_layer.atoms if mask_layer else None],
-                        "the attention mask has fixed heads",
+                        "the attention mask has a fixed number of heads",
                     )
             layers.append(LabelLayer((dim,), vector, any(layer.zero for layer in present if layer)))
         else:

@@ -69,7 +69,7 @@ def reshape(coupling: Coupling, value: Labels, shape: tuple[int, ...]) -> Labels
     for old, new in blocks:
         if not _is_same(value.shape, old, shape, new):
             for dim in [dim for dim in old if value.layer(dim) is not None][1:]:
-                value = coupling.fix(value, dim, "it is merged with other channels")
+                value = coupling.fix(value, dim, "the dimension is merged with other channels")
     layers: list[LabelLayer] = []
     for layer in value.layers:
         atoms, dims = layer.atoms, list[int]()
@@ -133,7 +133,7 @@ def _varying(coupling: Coupling, atoms: Atoms, dims: Sequence[int], zero: bool) 
         else:
             atoms = first
     if not varying:
-        coupling.block(atoms, "a channel would be a whole dimension")
+        coupling.block(atoms, "removing one channel would remove a whole dimension")
         return []
     order = sorted(range(len(dims)), key=lambda axis: dims[axis])
     atoms = atoms.transpose(order)
@@ -165,7 +165,7 @@ def _moved(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels
     if not value.layers:
         return Labels(output_shape(shapes))
     if name == "unfold":
-        value = coupling.fix(value, a["dimension"] % len(value.shape), "a window slides over it")
+        value = coupling.fix(value, a["dimension"] % len(value.shape), "a window slides over this dimension")
     result = _run_on_labels(coupling, a, value)[0]
     sizes = next((a[key] for key in ("size",) if isinstance(a.get(key), list | tuple)), None)
     if name == "expand" and sizes is not None:
@@ -179,7 +179,7 @@ def _channel_shuffle(coupling: Coupling, a: RuleArguments, shapes: ResultShapes)
     value = operand(a)
     groups, shape = a["groups"], value.shape
     split_shape = (shape[0], groups, shape[1] // groups, *shape[2:])
-    value = coupling.fix(reshape(coupling, value, split_shape), 1, "it is the number of groups")
+    value = coupling.fix(reshape(coupling, value, split_shape), 1, "the number of groups is fixed")
     swapped = (shape[0], shape[1] // groups, groups, *shape[2:])
     layers = tuple(LabelLayer((1,), x.atoms, x.zero) if x.dims == (2,) else x for x in value.layers)
     return reshape(coupling, Labels(swapped, layers), shape)

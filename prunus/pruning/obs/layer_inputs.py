@@ -222,6 +222,7 @@ def check_used_by_layers_alone(model: nn.Module, names: Sequence[str], run: Call
     """
     layers = {name: layer_of(model, name) for name in names}
     parameters = {name: layer.get_parameter("weight") for name, layer in layers.items()}
+    model.requires_grad_(False)  # so that no activation is stored for other gradients
     weights = {name: p.requires_grad_() for name, p in parameters.items() if not p.is_inference()}
     tensors: list[Tensor] = []
     for layer in layers.values():

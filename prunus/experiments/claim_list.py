@@ -29,6 +29,8 @@ EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence"
 LETTERS = (*ascii_lowercase, *map("".join, product(ascii_lowercase, repeat=2)))
 SIZE_SETTINGS = ("data", "epochs", "retrain_epochs", "rounds", "examples", "test_examples", "networks")
 """The settings, without the names of their groups, that say how large a run is."""
+SAME_SIZE = {"network", "backend"}
+"""The settings that can be changed without changing the size: backends compute the same up to rounding."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class _Answer:
     size: str = "default"
     other_settings: str = ""
     """How the runs differ from the default size; empty where they do not."""
+    backend: str = ""
+    """The backend of the runs, if it was chosen with `--backend`."""
 
 
 def claims(store: Path | str | None = None) -> list[ListedClaim]:
@@ -149,7 +153,7 @@ def _answer(experiment: Experiment, store: Store, requested: Sequence[Request]) 
     if not requests:
         return _Answer(default_size(experiment))
     sizes = {
-        size: [r for r in requests if r.size == size and not r.settings.keys() - {"network"}]
+        size: [r for r in requests if r.size == size and not r.settings.keys() - SAME_SIZE]
         for size in ("default", "full")
     }
     size, counted = max(sizes.items(), key=lambda item: sum(len(request.entries) for request in item[1]))
@@ -158,7 +162,14 @@ def _answer(experiment: Experiment, store: Store, requested: Sequence[Request]) 
     joined = _join(experiment, counted or [last])
     decisions = decide_claims(experiment.claims, experiment.select(rows_of(store, joined)))
     by_text = {decision.claim: decision for decision in decisions}
-    return _Answer(default_size(experiment), by_text, size, "" if counted else ", ".join(changes))
+    backends = {str(request.settings["backend"]) for request in counted if "backend" in request.settings}
+    return _Answer(
+        default_size(experiment),
+        by_text,
+        size,
+        "" if counted else ", ".join(changes),
+        ", ".join(sorted(backends)),
+    )
 
 
 def _join(experiment: Experiment, requests: Sequence[Request]) -> Request:
@@ -181,6 +192,7 @@ def _part(
     decision = answer.decisions.get(text)
     verdict, note = _verdict(decision, answer, experiment, _effect(claim))
     words = ["prunus", "run", experiment.name, *[f"--{answer.size}"] * (answer.size != "default")]
+    words += ["--backend", answer.backend] if answer.backend else []
     return ListedClaim(
         id=str(statement.number),
         claim=text,

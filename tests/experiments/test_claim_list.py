@@ -136,6 +136,16 @@ def test_claim_is_listed_for_its_networks(store, monkeypatch):
     assert {network for curve, network in parts if curve == "inputs of fc2"} == {"lenet-300-100", "lenet-5"}
 
 
+def test_runs_of_the_default_size_with_another_backend_decide(store):
+    entries = SMALL.labeled_runs("default", range(3), {})
+    store.request(SMALL.name, "default", entries, {"backend": "auto"})
+    for label, spec in entries:
+        finish(store, spec, [{"error": ERRORS[label["curve"]][label["replicate"]]}])
+    first = claims(store.path)[0]
+    assert (first.verdict, first.n, first.note) == ("holds", 3, "")
+    assert first.command == f"prunus run test.small --backend auto --store {store.path}"
+
+
 def test_effect_of_not_lower_is_the_margin(store, monkeypatch):
     claim = Claim("A is not lower", "a", "not lower", "b", "error", "Table 1", margin=0.5)
     monkeypatch.setattr(claim_list, "EXPERIMENTS", {SMALL.name: replace(SMALL, claims=[claim])})

@@ -730,6 +730,7 @@ def test_decompress_refuses_the_reserved_name(run_cli, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["f.prunus"]
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 def test_decompress_writes_valid_safetensors(run_cli, dtype, tmp_path):
     state = {

@@ -94,8 +94,7 @@ class Admm(LayerMethod):
                     hessians[name], weights[name], masks[name], layer.weight()
                 )
                 rejected += [name] * was_rejected
-                if task.progress:
-                    task.progress("layers updated", len(updated), len(weights))
+                task.report(len(updated))
             elapsed = time.perf_counter() - start
             seconds |= {name: elapsed / len(names) for name in names}
         warn_if_empty(masks)

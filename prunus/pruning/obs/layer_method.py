@@ -30,6 +30,10 @@ class LayerTask:
     within: MaskDict | None
     seed: int
     progress: Progress | None
+    num_before: int = 0
+    """Layers that were updated before these."""
+    num_layers: int = 0
+    """All layers of the network to update; 0: those of this task."""
 
     def __post_init__(self) -> None:
         detached = {name: weight.detach() for name, weight in self.weights.items()}
@@ -39,6 +43,11 @@ class LayerTask:
     def masks(self) -> MaskDict:
         """The earlier masks, or masks that keep all."""
         return self.within or all_kept(self.weights)
+
+    def report(self, number: int) -> None:
+        """Report how many layers of this task are updated."""
+        if self.progress:
+            self.progress("layers updated", self.num_before + number, self.num_layers or len(self.weights))
 
     def part(self, names: Sequence[str]) -> "LayerTask":
         """The same for some of the layers."""
@@ -150,7 +159,10 @@ def prune_by_block(
         while group:
             names = list(group) if together else list(group)[:1]
             hessians = {name: group.pop(name) for name in names}
-            result = prune_layers(replace(layers.part(names), hessians=hessians))
+            part = replace(
+                layers.part(names), hessians=hessians, num_before=len(dampings), num_layers=len(weights)
+            )
+            result = prune_layers(part)
             for name in names:
                 pruned[name].copy_(result.weights[name])
                 masks[name].copy_(result.masks[name])
@@ -158,5 +170,5 @@ def prune_by_block(
             largest_damping = max(largest_damping, result.damping)
             seconds |= result.seconds
             dampings |= {name: hessian.damping for name, hessian in hessians.items()}
-            del hessians, result
+            del hessians, part, result
     return PruneResult(pruned, masks, increase, largest_damping, seconds, dampings)

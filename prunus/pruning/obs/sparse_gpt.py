@@ -95,8 +95,7 @@ class SparseGpt(LayerMethod):
                 within = None if task.within is None else mask_matrix
                 layer.run(step, select_columns(name, scope, counts, step, within, task.seed))
                 layers[name] = layer.result()
-                if task.progress:
-                    task.progress("layers updated", number, len(weights))
+                task.report(number)
             warn_if_empty({name: layer.mask for name, layer in layers.items()})
         warn_of_rejected("SparseGPT", [name for name, layer in layers.items() if layer.was_rejected])
         updated = {name: layer.weight for name, layer in layers.items()}
@@ -130,8 +129,7 @@ def _prune_with_scores(task: LayerTask) -> dict[str, _PrunedLayer]:
         mask = to_matrix(masks[name])
         pruner.run(pruner.num_columns, lambda first, end, scores, mask=mask: mask[:, first:end])  # type: ignore[misc]
         layers[name] = pruner.result()
-        if task.progress:
-            task.progress("layers updated", number, len(pruners))
+        task.report(number)
     return layers
 
 

@@ -34,8 +34,8 @@ class Masks(Mapping[str, Tensor]):
     Only the model and the names are stored. The parameters are looked up at every step, so that the masks hold after
     `model.to(...)`, `model.half()`, `load_state_dict(..., assign=True)` and the replacement of a submodule.
     `copy.deepcopy(model)` is a copy without masks; `masks.bind(copy)` masks it. The deep copy of a `Masks` object
-    belongs to the same model, or to a copy of the model that `copy.deepcopy` has made in the same call. Neither it nor
-    a pickled `Masks` object is attached to an optimizer.
+    belongs to the same model, or to the copy of the model if the model comes first in the same call, as in
+    `copy.deepcopy((model, masks))`. Neither it nor a pickled `Masks` object is attached to an optimizer.
 
     Example:
         >>> model = nn.Linear(2, 2)
@@ -90,7 +90,10 @@ class Masks(Mapping[str, Tensor]):
         return len(self._masks)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Masks":
-        return self.bind(memo.get(id(self.model), self.model))
+        made = self.bind(self.model)
+        # The copy of a model that contains these masks has no parameters yet, so that it is not checked.
+        made.model = made._hooks.model = memo.get(id(self.model), self.model)
+        return made
 
     @classmethod
     def from_state_dict(cls, model: nn.Module, state: Mapping[str, Tensor]) -> "Masks":

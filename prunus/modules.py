@@ -15,8 +15,8 @@ def check_module(model: nn.Module) -> None:
         )
 
 
-def check_initialized(model: nn.Module) -> None:
-    """Raise ModelError unless `model` is a module whose parameters and buffers have values: not lazy, not on "meta"."""
+def check_initialized(model: nn.Module, *, is_changed: bool = True) -> None:
+    """Raise ModelError unless `model` is a module whose tensors have values and, if it is changed, can be changed."""
     check_module(model)
     for kind, tensors in (("parameter", model.named_parameters), ("buffer", model.named_buffers)):
         for name, tensor in tensors():
@@ -30,7 +30,7 @@ def check_initialized(model: nn.Module) -> None:
                     f"Expected tensors with values, but the {kind} {name!r} is on the meta device; load the weights "
                     "first, after model.to_empty(device=...)."
                 )
-            if tensor.is_inference() and not torch.is_inference_mode_enabled():
+            if is_changed and tensor.is_inference() and not torch.is_inference_mode_enabled():
                 raise ModelError(
                     f"Expected tensors that can be changed, but the {kind} {name!r} was made in torch.inference_mode; "
                     "make the model outside of it."

@@ -246,6 +246,17 @@ def test_a_constraint_is_copied_with_its_model_or_pickled_without_hooks(kind):
         other.attach(torch.optim.SGD(copied.parameters(), lr=0.1)).detach()
 
 
+def test_a_model_that_contains_its_masks_is_copied_and_pruned_again():
+    model = make_model()
+    model.masks = prunus.Masks(model, random_masks())
+    copied = copy.deepcopy(model)
+    assert copied.masks.model is copied
+    copied.masks.attach(torch.optim.SGD(copied.parameters(), lr=0.1)).detach()
+    assert copied.masks.verify() == 0
+    assert model.masks.model is model
+    prunus.prune(model, 0.1)
+
+
 @pytest.mark.parametrize("is_compiled_first", [True, False])
 def test_masks_hold_in_a_compiled_model(is_compiled_first):
     model, masks = make_model(), random_masks()

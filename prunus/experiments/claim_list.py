@@ -76,7 +76,7 @@ class _Answer:
     other_settings: str = ""
     """How the runs differ from the default size; empty where they do not."""
     backend: str = ""
-    """The backend of the runs, if it was chosen with `--backend`."""
+    """The backend that `--backend` chose for all of the runs; empty for the default, and if they have several."""
 
 
 def claims(store: Path | str | None = None) -> list[ListedClaim]:
@@ -162,13 +162,13 @@ def _answer(experiment: Experiment, store: Store, requested: Sequence[Request]) 
     joined = _join(experiment, counted or [last])
     decisions = decide_claims(experiment.claims, experiment.select(rows_of(store, joined)))
     by_text = {decision.claim: decision for decision in decisions}
-    backends = {str(request.settings["backend"]) for request in counted if "backend" in request.settings}
+    backends = {str(request.settings.get("backend", "")) for request in counted}
     return _Answer(
         default_size(experiment),
         by_text,
         size,
         "" if counted else ", ".join(changes),
-        ", ".join(sorted(backends)),
+        backends.pop() if len(backends) == 1 else "",
     )
 
 

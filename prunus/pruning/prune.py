@@ -12,9 +12,11 @@ from torch import nn
 from prunus.data.examples import Calibration, Examples, as_examples, sample_examples
 from prunus.errors import DensityError, NoEffectWarning, StatisticsError
 from prunus.masks import Masks, all_kept, apply_masks, mask_density
+from prunus.modules import check_initialized
 from prunus.pruning.methods import CriterionMethod, pruning_method
 from prunus.pruning.obs.densities import allocate_densities, error_curves, relative_error_curves
 from prunus.pruning.obs.exact_obs import ExactObs
+from prunus.pruning.obs.layer_method import LayerMethod
 from prunus.pruning.obs.method import LossMethod, PruningMethod
 from prunus.pruning.obs.refit import refit as fit_kept_weights
 from prunus.pruning.obs.state import PruneResult
@@ -114,12 +116,13 @@ def prune(
     method, scope = pruning_method(criterion), parse_scope(scope)
     selection = select_weights(model, method, scope, include, exclude, within=within, strict=strict)
     check_prune(method, selection, density, scope, densities)
+    check_initialized(model)
     weights, within = selection.weights, selection.within
     seeds = derive_seed(seed, "prune"), derive_seed(seed, "ties")
     examples, measured = _select_examples(calibration, method.num_examples, seeds[0])
     _check_options(method, densities, examples, refit, recalibrate, forward, loss)
     before = {name: weight.detach() for name, weight in weights.items()}
-    if isinstance(method, CriterionMethod):  # a function of the user may write over them
+    if not isinstance(method, LayerMethod):  # a function or a method of the user may write over them
         before = {name: weight.clone() for name, weight in before.items()}
     start = time.perf_counter()
     if densities == "error_curves" and examples is not None:

@@ -123,7 +123,7 @@ class Scope(ABC):
             scores: Finite, of any shape.
             count: The number of weights to keep, as `counts` or `column_counts` gives it.
             within: An earlier mask; None: all weights may be kept.
-            seed: Of the random order of equal scores.
+            seed: Seed of the random order of equal scores.
 
         Returns:
             Boolean mask of the shape of `scores`, True where a weight is kept.

@@ -121,7 +121,13 @@ def with_weights(model: nn.Module, weights: Params) -> nn.Module:
     >>> with_weights(model, {"weight": torch.tensor([[3.0]])})(torch.ones(1, 1)).item()
     3.0
     """
-    plain = [p for p in model.parameters() if type(p) is nn.Parameter and not p.is_inference()]
+    # The forward pass of an embedding with max_norm changes its weight in place.
+    embeddings = [m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
+    changed = {id(embedding.weight) for embedding in embeddings if embedding.max_norm is not None}
+    plain = [
+        p for p in model.parameters()
+        if type(p) is nn.Parameter and not p.is_inference() and id(p) not in changed
+    ]  # fmt: skip
     replaced = {p: nn.Parameter(p.detach(), p.requires_grad) for p in plain}
     for name, parameter in _parameters_to_set(model, weights).items():
         value = weights[name].detach().to(parameter)

@@ -87,7 +87,7 @@ def evaluate(
     batches, total, num_classes = _evaluated_batches(
         data, batch_size, loss_function is not None or metric is not None
     )
-    check_initialized(model)
+    check_initialized(model, is_changed=False)
     in_memory = data if isinstance(data, Split) and not isinstance(data, ImageFiles) else None
     if in_memory is not None and in_memory.labels.ndim == 1 and forward is loss_function is metric is None:
         _, network = choose_evaluation_backend(backend, model, in_memory.inputs)

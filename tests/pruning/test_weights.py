@@ -57,3 +57,10 @@ def test_computed_weights_are_computed_again():
 def test_unknown_names_and_other_shapes_are_refused(weights):
     with pytest.raises(ModelError, match=r"Expected .* to"):
         with_weights(network(), weights)
+
+
+def test_an_embedding_that_its_forward_pass_changes_is_copied():
+    model = nn.Embedding(3, 2, max_norm=0.1)
+    before = model.weight.detach().clone()
+    with_weights(model, {})(torch.arange(3))
+    assert torch.equal(model.weight, before)

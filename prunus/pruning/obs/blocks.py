@@ -9,8 +9,8 @@ outputs of pruned blocks.)
 
 Whether the blocks follow one another is tried on the first examples: the input of each must be the output of the one
 before, all other arguments must be equal, and a second run must return the same. Where they do not, and for layers
-outside of the blocks, all Hessians are collected at once. A pass has so few examples that its activations are small
-beside the Hessians.
+outside of the blocks, all Hessians are collected at once. A pass has so few examples that its activations need little
+memory compared with the Hessians.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

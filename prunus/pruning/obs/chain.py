@@ -123,7 +123,8 @@ def _step(source: fx.Node, segment: Sequence[fx.Node], tensors: Mapping[fx.Node,
         if name == "batch_norm" and bind_arguments(segment[0])["running_mean"] is None:
             raise ModelError(f"{path!r} has no running statistics, so that examples depend on each other")
     if kind is None or not all(tensors.keys() | {source, *segment} >= {*n.all_input_nodes} for n in segment):
-        raise ModelError(f"it has no rule for {describe_node(segment[-1])}")
+        unknown = [node for node in operations if not is_elementwise(node.target)] or operations
+        raise ModelError(f"it has no rule for {describe_node(unknown[0])}")
 
     def call(x: Tensor) -> Tensor:
         values: dict[fx.Node, Any] = {**tensors, source: x}

@@ -101,7 +101,7 @@ def _is_clearly_better(hessian: LayerHessian, before: Tensor, zeroed: Tensor, up
 
 
 def warn_of_rejected(method: str, names: Sequence[str]) -> None:
-    """Warn once, with the names of the layers whose update was rejected, where there is one.
+    """Warn with the names of the layers whose update was rejected, where there is one.
 
     Args:
         method: The name of the method.

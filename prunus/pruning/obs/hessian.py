@@ -76,7 +76,7 @@ class LayerHessian:
         """The rows of a layer's matrix, by group.
 
         Args:
-            weight: Of the weight's shape.
+            weight: The weight of the layer, or another tensor of its shape.
             dtype: The dtype of the result.
 
         Returns:

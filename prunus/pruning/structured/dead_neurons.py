@@ -20,6 +20,7 @@ from prunus.masks import apply_masks
 from prunus.pruning.structured.analysis import analyze
 from prunus.pruning.structured.edits import select_indices, set_data
 from prunus.pruning.structured.flows import ChannelFlow, channel_flows
+from prunus.pruning.structured.graph import module_paths
 from prunus.pruning.structured.groups import Analysis, kept_indices
 from prunus.pruning.structured.plan import SlimPlan
 from prunus.pruning.structured.verify import largest_difference, outputs_of
@@ -86,11 +87,17 @@ def unchecked_layers(model: nn.Module, example_inputs: object) -> dict[str, str]
         if dim == 0
     }
     followed = {name: flow.obstacle for flow in channel_flows(analysis, model) for name in flow.producers}
+    called = {path for node in analysis.traced.graph.nodes for path in module_paths(node)}
     reasons = {}
     for path, module in model.named_modules():
         name = f"{path}.weight".removeprefix(".")
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            reasons[path] = followed.get(name, refused.get(name, "the forward does not call it"))
+            default = (
+                "it has groups, or its weight is computed or that of another layer"
+                if path in called
+                else "the forward does not call it"
+            )
+            reasons[path] = followed.get(name, refused.get(name, default))
     return {path: reason for path, reason in reasons.items() if reason is not None}
 
 

@@ -12,16 +12,17 @@ from prunus.pruning.structured.graph import (
     describe_node,
     layer_path,
     operator_name,
+    result_shapes,
 )
 from prunus.pruning.structured.groups import Analysis, Group, GroupMember
 from prunus.pruning.structured.walk import flatten_labels
 
 _LAYERS = ("linear", "conv1d", "conv2d", "conv3d")
 _COMBINING = ("lstm", "gru", "rnn_", "wrap_with_")
-"""Starts of names of operators that may combine channels of one group, or have a graph of their own."""
+"""Prefixes of the names of operators that may combine channels of one group, or have a graph of their own."""
 
 _JOINING = ("cat", "concat")
-"""Starts of names of operators each channel of whose result is that of one input."""
+"""Prefixes of the names of operators that put channels next to each other and do not combine them."""
 
 
 @dataclass(eq=False)
@@ -63,6 +64,10 @@ def channel_flows(analysis: Analysis, model: nn.Module) -> list[ChannelFlow]:
         rows = {i for i in carried_groups if (weight, 0) in members[i]}
         for i in rows:
             flows[i].producers[weight] = members[i][weight, 0]
+        for source in [source for source in node.all_input_nodes if source.name in traced.tensors]:
+            has_positions = sum(size > 1 for size in result_shapes(source)[0] or ()) > 1
+            for i in carried[source] if has_positions and traced.tensors[source.name] != weight else ():
+                flows[i].has_constants = False  # as a positional embedding, with a value for each position
         for source in [source for source in node.all_input_nodes if source.name not in traced.tensors]:
             for i in carried[source]:
                 if (weight, 1) in members[i]:

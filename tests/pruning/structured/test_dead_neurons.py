@@ -284,6 +284,25 @@ def test_neuron_that_is_no_constant_without_inputs_is_not_removed():
     assert smaller.a.out_features == 4
 
 
+class Positioned(nn.Module):
+    """A parameter with a value for each position is added to the neurons of the first layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.positions = nn.Parameter(torch.linspace(-1, 1, 5).repeat(4, 1).T[None])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(x) + self.positions[:, : x.shape[1]]))
+
+
+def test_neuron_with_a_value_for_each_position_is_not_removed():
+    model = Positioned()
+    masks = {"a.weight": torch.tensor([[True], [False], [True], [True]]).expand(4, 3)}
+    _, _, removed = remove_dead_neurons(model, masks, torch.randn(2, 1, 3))  # where there is one position
+    assert removed == []
+
+
 def test_units_of_a_recurrent_layer_read_each_other_and_are_not_removed():
     class Recurrent(nn.Module):
         def __init__(self) -> None:

@@ -16,7 +16,15 @@ def check_module(model: nn.Module) -> None:
 
 
 def check_initialized(model: nn.Module, *, is_changed: bool = True) -> None:
-    """Raise ModelError unless `model` is a module whose tensors have values and, if it is changed, can be changed."""
+    """Check that `model` is a module whose tensors have values and, if it is changed, can be changed.
+
+    Args:
+        model: Any object.
+        is_changed: Whether the tensors of the model will be changed.
+
+    Raises:
+        ModelError: It is no module, or a tensor is lazy, is on the meta device, or cannot be changed.
+    """
     check_module(model)
     for kind, tensors in (("parameter", model.named_parameters), ("buffer", model.named_buffers)):
         for name, tensor in tensors():

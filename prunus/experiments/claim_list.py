@@ -18,7 +18,7 @@ from prunus.experiments.experiment import Experiment
 from prunus.experiments.provenance import collect_texts, run_settings, setting_name, setting_text
 from prunus.experiments.rows import finished_subset, rows_of
 from prunus.experiments.statements import STATEMENTS, Statement
-from prunus.report.statistics import Verdict, check_interval_library, format_number
+from prunus.report.statistics import WITHIN_MARGIN, Verdict, check_interval_library, format_number
 from prunus.runs.requests import Request
 from prunus.runs.settings import all_settings
 from prunus.runs.store import Store
@@ -213,7 +213,7 @@ def _part(
 
 
 def _effect(claim: Claim) -> float | None:
-    return claim.margin if claim.expected in ("equal", "not lower") else claim.effect
+    return claim.margin if claim.expected in WITHIN_MARGIN else claim.effect
 
 
 def _verdict(

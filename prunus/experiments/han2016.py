@@ -434,11 +434,11 @@ sizes = Experiment(
     ),
     claims=(
         Claim(
-            "Together, at densities 0.04 and 0.06, they lose no accuracy, within 0.25 pp", BOTH, "equal", 0.0,
+            "Together, at densities 0.04 and 0.06, they lose no accuracy, within 0.25 pp", BOTH, "not higher", 0.0,
             "accuracy lost", "Figure 6", at={"at": (0.04, 0.06)}, margin=0.25, published="no loss at 3 % of the size",
         ),
         Claim(
-            "Sharing pruned weights costs no accuracy, within 0.25 pp", BOTH, "equal", PRUNING, "accuracy lost",
+            "Sharing pruned weights costs no accuracy, within 0.25 pp", BOTH, "not higher", PRUNING, "accuracy lost",
             "Han et al. 2016", at={"at": (0.04, 0.06, 0.1, 0.2)}, margin=0.25,
         ),
     ),

@@ -102,8 +102,11 @@ def compare_paired(a: Mapping[int, float], b: Mapping[int, float], confidence: f
 
 
 Verdict = Literal["holds", "does not hold", "not shown"]
-Expectation = Literal["higher", "lower", "equal", "not lower"]
-"""The claimed relation of one side to the other: "equal" within a margin, "not lower" by more than a margin."""
+Expectation = Literal["higher", "lower", "equal", "not higher", "not lower"]
+"""The claimed relation of one side to the other: "equal" within a margin, "not higher" or "not lower" by more than a
+margin."""
+WITHIN_MARGIN: tuple[Expectation, ...] = ("equal", "not higher", "not lower")
+"""The relations that have a margin."""
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -131,12 +134,12 @@ def claim_p_value(comparison: Comparison, expected: Expectation, margin: float =
 
     For "higher" and "lower" this is the p-value of the paired comparison. For "equal" it is that of the one-sided
     test that the difference is on the measured side of the nearer margin (two one-sided tests: Schuirmann 1987); for
-    "not lower" that the difference is on the measured side of minus the margin.
+    "not higher" and "not lower" that the difference is on the measured side of the margin or of minus the margin.
 
     Args:
         comparison: The paired comparison of the two sides.
         expected: The claimed relation.
-        margin: What counts as no difference, in its unit; only for "equal" and "not lower".
+        margin: What counts as no difference, in its unit; only for relations within a margin.
 
     Returns:
         The p-value, in [0, 1], not corrected for the number of claims.
@@ -155,7 +158,9 @@ def claim_p_value(comparison: Comparison, expected: Expectation, margin: float =
 
 def _distance_from_margin(difference: float, expected: Expectation, margin: float) -> float:
     """How far a difference is from the nearer margin; below zero on its far side."""
-    return margin - abs(difference) if expected == "equal" else difference + margin
+    if expected == "equal":
+        return margin - abs(difference)
+    return margin - difference if expected == "not higher" else margin + difference
 
 
 def decide(comparison: Comparison, expected: Expectation, p: float, margin: float = 0.0) -> Verdict:
@@ -165,7 +170,7 @@ def decide(comparison: Comparison, expected: Expectation, p: float, margin: floa
         comparison: The paired comparison of the two sides.
         expected: The claimed relation.
         p: The p-value of the claim, corrected for multiple comparisons.
-        margin: What counts as no difference; only for "equal" and "not lower".
+        margin: What counts as no difference; only for relations within a margin.
 
     Returns:
         The verdict; where it is shown, it follows the sign of the difference for "higher" and "lower", and otherwise
@@ -173,7 +178,7 @@ def decide(comparison: Comparison, expected: Expectation, p: float, margin: floa
     """
     if comparison.n < 2 or p >= 1 - comparison.confidence:
         return "not shown"
-    if expected in ("equal", "not lower"):
+    if expected in WITHIN_MARGIN:
         is_within = _distance_from_margin(comparison.difference, expected, margin) >= 0
         return "holds" if is_within else "does not hold"
     return "holds" if (comparison.difference > 0) == (expected == "higher") else "does not hold"

@@ -191,6 +191,9 @@ def test_holm_keeps_order_and_never_lowers_a_p_value() -> None:
         ([3.0, -0.3, 2.0, 1.0], "not lower", 1.0, "holds"),
         ([-1.0, -1.1, -0.9, -1.05], "not lower", 0.5, "does not hold"),
         ([-0.4, -0.7, -0.3, -0.6], "not lower", 0.5, "not shown"),
+        ([-3.0, 0.3, -2.0, -1.0], "not higher", 1.0, "holds"),
+        ([1.0, 1.1, 0.9, 1.05], "not higher", 0.5, "does not hold"),
+        ([0.4, 0.7, 0.3, 0.6], "not higher", 0.5, "not shown"),
         ([5.0], "higher", 0.0, "not shown"),
     ],
 )

@@ -69,7 +69,10 @@ def test_a_function_that_fails_is_named_and_nothing_is_pruned(options, error, me
 def test_a_criterion_that_changes_its_arguments_does_not_change_the_kept_weights():
     model = nn.Linear(4, 4)
     before = model.weight.detach().clone()
-    criterion = lambda statistics: {name: w.abs_() for name, w in statistics.weights.items()}  # noqa: E731
+
+    def criterion(statistics):
+        return {name: weight.abs_() for name, weight in statistics.weights.items()}
+
     mask = prunus.prune(model, 0.5, criterion=criterion).masks["weight"]
     assert torch.equal(model.weight, before * mask)
 

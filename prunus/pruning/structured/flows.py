@@ -66,8 +66,11 @@ def channel_flows(analysis: Analysis, model: nn.Module) -> list[ChannelFlow]:
             flows[i].producers[weight] = members[i][weight, 0]
         for source in [source for source in node.all_input_nodes if source.name in traced.tensors]:
             has_positions = sum(size > 1 for size in result_shapes(source)[0] or ()) > 1
-            for i in carried[source] if has_positions and traced.tensors[source.name] != weight else ():
-                flows[i].has_constants = False  # as a positional embedding, with a value for each position
+            if has_positions and traced.tensors[source.name] != weight:
+                for i in carried[source]:
+                    flows[
+                        i
+                    ].has_constants = False  # as a positional embedding, with a value for each position
         for source in [source for source in node.all_input_nodes if source.name not in traced.tensors]:
             for i in carried[source]:
                 if (weight, 1) in members[i]:
@@ -77,8 +80,9 @@ def channel_flows(analysis: Analysis, model: nn.Module) -> list[ChannelFlow]:
                 elif i not in carried_groups or _combines_channels(node):
                     flows[i].obstacle = flows[i].obstacle or f"its outputs go to {describe_node(node)}"
             is_part = source not in depend_on_inputs or operator_name(node.target).startswith(_JOINING)
-            for i in () if is_part else carried_groups - rows - carried[source]:
-                flows[i].has_constants = False
+            if not is_part:
+                for i in carried_groups - rows - carried[source]:
+                    flows[i].has_constants = False
     return flows
 
 

@@ -6,119 +6,71 @@ from typing import Annotated, Any
 
 import typer
 
-from prunus.cli.names import completion
-from prunus.cli.options import AsJson, Backend, Device, Force, Seed, Threads, optional
+from prunus.cli.options import AsJson, Backend, Device, Force, Seed, Threads, argument, flag, optional
 from prunus.cli.tasks import Forward, Loss, Metric
 
 MODEL = "A built-in model, or package.module:function for your own function that returns a torch.nn.Module."
-Model = Annotated[
-    str | None,
-    typer.Argument(metavar="MODEL", help=MODEL, show_default=False, autocompletion=completion("model")),
-]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="NAME",
-        help="The same as MODEL.",
-        show_default=False,
-        autocompletion=completion("model"),
-    ),
-]
+Model = Annotated[str | None, argument("MODEL", MODEL, complete="model")]
+ModelOption = Annotated[str | None, optional("NAME", "The same as MODEL.", "--model", complete="model")]
 DATA = "A built-in data set, or package.module:function for your own. Built-in models have a default."
-Data = Annotated[str | None, optional("NAME", DATA, complete=completion("data set"))]
-Out = Annotated[
-    Path | None, optional("FILE", "Output path of the compressed model; MODEL.prunus by default.")
-]
-Weights = Annotated[
-    Path | None,
-    optional(
-        "FILE",
-        "Trained weights: a .safetensors, .prunus or torch file. Without this option, the model is "
-        "trained first.",
-    ),
-]
-Preset = Annotated[
-    str | None,
-    optional(
-        "NAME",
-        "A compression preset of `prunus list`. By default the preset with the name of the model, or else default; "
-        "without-training with --no-train.",
-        complete=completion("preset"),
-    ),
-]
-Criterion = Annotated[
-    str | None,
-    optional("NAME", "A criterion or pruning method of `prunus list`.", complete=completion("criterion")),
-]
+Data = Annotated[str | None, optional("NAME", DATA, complete="data set")]
+OUT = "Output path of the compressed model; MODEL.prunus by default."
+Out = Annotated[Path | None, optional("FILE", OUT)]
+WEIGHTS = (
+    "Trained weights: a .safetensors, .prunus or torch file. Without this option, the model is trained first."
+)
+Weights = Annotated[Path | None, optional("FILE", WEIGHTS)]
+PRESET = (
+    "A compression preset of `prunus list`. By default the preset with the name of the model, or else default; "
+    "without-training with --no-train."
+)
+Preset = Annotated[str | None, optional("NAME", PRESET, complete="preset")]
+CRITERION = "A criterion or pruning method of `prunus list`."
+Criterion = Annotated[str | None, optional("NAME", CRITERION, complete="criterion")]
 Density = Annotated[float | None, optional("FRACTION", "Fraction of weights to keep in every layer.")]
-MaxAccuracyDrop = Annotated[
-    float | None,
-    optional(
-        "POINTS",
-        "Search for the density and bits with the smallest file whose validation accuracy, or --metric, drops by at "
-        "most this number of percentage points, or units. About nine compressions are tried.",
-    ),
-]
-NoTrain = Annotated[
-    bool,
-    typer.Option(
-        "--no-train",
-        help="Compress the weights of --weights, or those that your function returns, without training, in seconds: "
-        "the output errors of the layers are minimized.",
-    ),
-]
+MAX_ACCURACY_DROP = (
+    "Search for the density and bits with the smallest file whose validation accuracy, or --metric, drops by at most "
+    "this number of percentage points, or units. About nine compressions are tried."
+)
+MaxAccuracyDrop = Annotated[float | None, optional("POINTS", MAX_ACCURACY_DROP)]
+NO_TRAIN = (
+    "Compress the weights of --weights, or those that your function returns, without training, in seconds: the output "
+    "errors of the layers are minimized."
+)
+NoTrain = Annotated[bool, flag("--no-train", NO_TRAIN)]
 RECALIBRATE = "Estimate BatchNorm statistics again after pruning and after quantizing."
-Recalibrate = Annotated[bool, typer.Option("--recalibrate", help=RECALIBRATE)]
-Training = Annotated[
-    str | None,
-    optional("NAME", "Training recipe: the name of a model whose published training settings are known."),
-]
-Optimizer = Annotated[
-    str | None, optional("NAME", "Optimizer of the weights: sgd, nesterov, adam, adamw or rmsprop.")
-]
-LearningRate = Annotated[
-    float | None,
-    optional("RATE", "Learning rate of final retraining. Those of other stages change in proportion."),
-]
-Momentum = Annotated[
-    float | None, optional("FRACTION", "Momentum of the optimizers sgd, nesterov and rmsprop.")
-]
-Augmentation = Annotated[
-    str | None, optional("NAME", "Data augmentation of all stages: none, shift or flip_crop.")
-]
-Scope = Annotated[
-    str | None,
-    optional(
-        "NAME",
-        "The weights that are ranked together: layer, global, a pattern N:M, or blocks ROWSxCOLUMNS. Patterns fix the "
-        "density: 2:4 requires --density 0.5 --rounds 1.",
-        complete=completion("scope"),
-    ),
-]
-Bits = Annotated[int | None, optional("N", "Bits per weight in every layer, 1 to 8.", 1, 8)]
-Rounds = Annotated[int | None, optional("N", "Rounds of pruning and retraining.", 1, 10_000)]
-Epochs = Annotated[
-    list[str] | None,
-    optional(
-        "STAGE=N",
-        "Epochs of a stage: dense, retrain (after each round), final_retrain (after the last round) or finetune. May "
-        "be repeated.",
-    ),
-]
-Include = Annotated[
-    list[str] | None, optional("PATTERN", "Prune only weights whose names match. May be repeated.")
-]
-Exclude = Annotated[
-    list[str] | None, optional("PATTERN", "Do not prune weights whose names match. May be repeated.")
-]
-Checkpoints = Annotated[
-    Path | None,
-    optional("DIR", "Directory of checkpoints. An interrupted command resumes from them."),
-]
-Page = Annotated[
-    Path | None, optional("FILE", "Output path of the report page. By default --out with the suffix .html.")
-]
+Recalibrate = Annotated[bool, flag("--recalibrate", RECALIBRATE)]
+TRAINING = "Training recipe: the name of a model whose published training settings are known."
+Training = Annotated[str | None, optional("NAME", TRAINING)]
+OPTIMIZER = "Optimizer of the weights: sgd, nesterov, adam, adamw or rmsprop."
+Optimizer = Annotated[str | None, optional("NAME", OPTIMIZER)]
+RATE = "Learning rate of final retraining. Those of other stages change in proportion."
+LearningRate = Annotated[float | None, optional("RATE", RATE)]
+MOMENTUM = "Momentum of the optimizers sgd, nesterov and rmsprop."
+Momentum = Annotated[float | None, optional("FRACTION", MOMENTUM)]
+AUGMENTATION = "Data augmentation of all stages: none, shift or flip_crop."
+Augmentation = Annotated[str | None, optional("NAME", AUGMENTATION)]
+SCOPE = (
+    "The weights that are ranked together: layer, global, a pattern N:M, or blocks ROWSxCOLUMNS. Patterns fix the "
+    "density: 2:4 requires --density 0.5 --rounds 1."
+)
+Scope = Annotated[str | None, optional("NAME", SCOPE, complete="scope")]
+Bits = Annotated[int | None, optional("N", "Bits per weight in every layer, 1 to 8.", lowest=1, highest=8)]
+ROUNDS = "Rounds of pruning and retraining."
+Rounds = Annotated[int | None, optional("N", ROUNDS, lowest=1, highest=10_000)]
+EPOCHS = (
+    "Epochs of a stage: dense, retrain (after each round), final_retrain (after the last round) or finetune. May be "
+    "repeated."
+)
+Epochs = Annotated[list[str] | None, optional("STAGE=N", EPOCHS)]
+INCLUDE = "Prune only weights whose names match. May be repeated."
+Include = Annotated[list[str] | None, optional("PATTERN", INCLUDE)]
+EXCLUDE = "Do not prune weights whose names match. May be repeated."
+Exclude = Annotated[list[str] | None, optional("PATTERN", EXCLUDE)]
+CHECKPOINTS = "Directory of checkpoints. An interrupted command resumes from them."
+Checkpoints = Annotated[Path | None, optional("DIR", CHECKPOINTS)]
+PAGE = "Output path of the report page. By default --out with the suffix .html."
+Page = Annotated[Path | None, optional("FILE", PAGE)]
 
 
 def compress(

@@ -4,9 +4,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from prunus.cli.options import AsJson, StoreDir
+from prunus.cli.options import AsJson, StoreDir, option
 from prunus.cli.output import echo, echo_json, log
 
 if TYPE_CHECKING:
@@ -15,9 +13,7 @@ if TYPE_CHECKING:
 
 def watch(
     store: StoreDir,
-    every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.1, help="Time between two readings of the store.")
-    ] = 5.0,
+    every: Annotated[float, option("SECONDS", "Time between two readings of the store.", lowest=0.1)] = 5.0,
     as_json: AsJson = False,
 ) -> None:
     """Show how many of the requested runs are finished, and the estimated remaining time, until they have ended.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prunus.errors import DensityError, SpecError
 from prunus.experiments.function_run import FunctionRun
 from prunus.experiments.liu2019_methods import METHODS, PenalizedNetwork
-from prunus.experiments.trained_networks import TrainedNetwork
+from prunus.experiments.trained_networks import TrainedNetwork, evaluate_test
 from prunus.models.initialization import kaiming_normal
 from prunus.pruning.structured.analysis import analyze
 from prunus.pruning.structured.blocks import remove_blocks
@@ -23,7 +23,7 @@ from prunus.registry import lookup
 from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
-from prunus.training import Recipe, evaluate, train
+from prunus.training import Recipe, train
 from prunus.types import Dataset
 
 Removal = Callable[[nn.Module], nn.Module]
@@ -115,7 +115,7 @@ def train_pruned_network(settings: PrunedNetwork, replicate: int, large: RunDire
     remaining = [after / before for after, before in zip(_sizes(small, data), sizes, strict=True)]
     recipe = recipe_of(settings, remaining[0])
     train(small, data, recipe, seed=derive_seed(replicate, "small"), backend="dense")
-    accuracy = evaluate(small, data.test, backend="dense").accuracy
+    accuracy = evaluate_test(small, data).accuracy
     percent = dict(zip(("MACs %", "parameters %"), [100 * fraction for fraction in remaining], strict=True))
     change = accuracy - row["test accuracy"]
     return [{"test accuracy": accuracy, "change": change, **percent, "epochs": recipe.epochs}]

@@ -57,7 +57,8 @@ def describe(experiment: Experiment, store: Store, requested: Request, finished:
     selected = experiment.select(rows)
     against = experiment.against
     compared = compare(selected, against, experiment.metrics, experiment.point) if against else []
-    described = [difference for difference in compared if difference.metric in experiment.described]
+    metrics = experiment.described or experiment.metrics[:1]
+    described = [difference for difference in compared if difference.metric in metrics]
     networks_run, _ = experiment.networks_and_settings(finished.settings)
     claims = [claim for claim in experiment.claims if claim.is_about(*networks_run)]
     command, table = repeat_command(experiment, store, requested), table_of(experiment, selected)

@@ -95,9 +95,7 @@ def score_criterion_masks(
     make_weights = lookup("kind of weights", WEIGHT_INITS, spec.weights)
     seed = derive_seed(ticket.baseline.replicate, "supermask-weights")
     weights = make_weights(clone_tensors(ticket.weights_of(model)), spec.multiplier, seed).values
-    others = {
-        name: tensor.to(spec.device) for name, tensor in baseline.initial.items() if name not in weights
-    }
+    others = {n: tensor.to(spec.device) for n, tensor in baseline.initial.items() if n not in weights}
     finished = {row["level"] for row in directory.rows()}
     for level in (level for level in (0, *ticket.trained_levels) if level not in finished):
         masks, checks = _masks_at(spec, level, needed) if level else (all_kept(weights), {})

@@ -48,14 +48,8 @@ def kind_of(cls: type) -> str | None:
     return kind if isinstance(kind, str) and all(field.name != "kind" for field in fields(cls)) else None
 
 
-def hints_of(cls: type) -> dict[str, Any]:
-    """Return the types of the fields of a dataclass, by name."""
-    return _hints(cls)
-
-
-@cache
-def _hints(cls: Hashable) -> dict[str, Any]:
-    return get_type_hints(cls)
+hints_of = cache(get_type_hints)
+"""Return the types of the fields of a dataclass, by name."""
 
 
 def flatten_settings(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -141,7 +135,7 @@ def _kindless(hint: Any) -> set[type]:
 def _spelled(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _spelled(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_spelled(item) for item in value]
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)

@@ -128,10 +128,8 @@ class BaselineSpec:
 
     def load_data(self) -> Dataset:
         """Return the data set, reduced to `examples`. Raises SpecError if its images are read from files."""
-        if isinstance(self.data, str):
-            data = load_data_cached(self.data, self.device)
-        else:
-            data = self.data.to(self.device)
+        source, device = self.data, self.device
+        data = load_data_cached(source, device) if isinstance(source, str) else source.to(device)
         if isinstance(data.train, ImageFiles):
             raise SpecError(
                 f"Expected a data set in memory for a baseline and its tickets, got {data.name}, a folder of images "

@@ -161,9 +161,7 @@ class _Pool:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs,))
-        if (
-            sys.platform != "win32"
-        ):  # the start of the tracker unblocks SIGINT, so it comes before it is blocked
+        if sys.platform != "win32":  # it unblocks SIGINT, so it is started before that is blocked
             resource_tracker.ensure_running()
         with _signals_deferred():
             process.start()

@@ -73,10 +73,11 @@ def compress_and_report(
     with after_writing(out):
         dense_test = evaluate(result.dense_model, data.test, progress=report, **task)
         test = evaluate(result.model, data.test, progress=report, **task)
-        examples = data.validation.take(1000)
+        examples, forward = data.validation.take(1000), task.get("forward")
+        networks = {"before": result.dense_model, "after": result.model}
         zeros = {
-            "before": prunus.activation_zeros(result.dense_model, examples, forward=task.get("forward")),
-            "after": prunus.activation_zeros(result.model, examples, forward=task.get("forward")),
+            when: prunus.activation_zeros(network, examples, forward=forward)
+            for when, network in networks.items()
         }
         inspection, seconds = prunus.inspect(out), time.perf_counter() - start
         report("writing the page", 0, 0)
@@ -89,9 +90,9 @@ def compress_and_report(
             else:
                 _show(result, inspection, title, out, dense_test, test)
                 if zeros["after"]:
-                    means = (f"{100 * mean(fractions.values()):.0f} %" for fractions in zeros.values())
+                    before, after = (f"{100 * mean(layers.values()):.0f} %" for layers in zeros.values())
                     echo(
-                        f"zeros {' before, '.join(means)} after compression, of the inputs of a layer on average"
+                        f"zeros {before} before, {after} after compression, of the inputs of a layer on average"
                     )
             stdout().flush()
         finally:

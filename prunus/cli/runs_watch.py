@@ -30,7 +30,9 @@ def watch(
     opened = Store(store, create=False)
     status = sweep_status(opened)
     if as_json:
-        echo_json({**asdict(status), "running": [_running(*run) for run in status.running.items()]})
+        steps = {id: counts or (None, None) for id, counts in status.running.items()}
+        running = [{"id": id, "step": done, "steps": total} for id, (done, total) in steps.items()]
+        echo_json({**asdict(status), "running": running})
         return
     last = ""
     while True:
@@ -90,8 +92,3 @@ def describe_status(status: "SweepStatus") -> str:
     if status.seconds_left is None:
         return f"{text}; the remaining time is known after the first run of each kind"
     return f"{text}; about {format_duration(status.seconds_left)} left"
-
-
-def _running(id: str, steps: tuple[int, int] | None) -> dict[str, object]:
-    done, total = steps or (None, None)
-    return {"id": id, "step": done, "steps": total}

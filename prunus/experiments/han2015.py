@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
@@ -252,19 +252,14 @@ def _record_inputs(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str,
     """Record the fraction of nonzero inputs and the number of output positions of each layer."""
     recorded: dict[str, tuple[float, int]] = {}
 
-    def hook_of(name: str):  # type: ignore[no-untyped-def]
-        def hook(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-            positions = output[0].numel() // output.shape[1]
-            recorded[name] = float((arguments[0] != 0).float().mean()), positions
+    def record(name: str, module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        positions = output[0].numel() // output.shape[1]
+        recorded[name] = float((arguments[0] != 0).float().mean()), positions
 
-        return hook
-
-    handles = [model.get_submodule(name).register_forward_hook(hook_of(name)) for name in names]
-    try:
+    with ExitStack() as hooks:
+        for name in names:
+            hooks.enter_context(model.get_submodule(name).register_forward_hook(partial(record, name)))
         yield recorded
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _layer(name: str, *values: float) -> Row:

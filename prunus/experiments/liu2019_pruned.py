@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -143,7 +142,8 @@ def removal_of(
     """
     method, images = lookup("method", METHODS, settings.method), data.train.inputs[:2]
     if method.penalized == "blocks":
-        return partial(_without_blocks, images, _smallest_blocks(settings, trained, images, factors))
+        blocks = _smallest_blocks(settings, trained, images, factors)
+        return lambda network: remove_blocks(network, images, blocks)
     examples = data.train.take(settings.calibration_examples) if method.is_calibrated else None
     plan = slim(
         trained, images, macs=settings.macs ** (1 / settings.removal_rounds), criterion=method.criterion,
@@ -156,10 +156,6 @@ def removal_of(
         return SlimPlan(network, analyze(network, images), plan.removed, verify=False).apply()
 
     return remove
-
-
-def _without_blocks(images: Tensor, names: Sequence[str], network: nn.Module) -> nn.Module:
-    return remove_blocks(network, images, names)
 
 
 def _smallest_blocks(

@@ -254,6 +254,6 @@ def curve(name: str, rows: Iterable[Row], x: str, y: str, by: str | None = None)
     groups.sort(key=lambda group: group[0])
     positions = [position for position, _ in groups]
     ys = [[row[y] for row in group] for _, group in groups]
-    mean_low_high = ([function(values) for values in ys] for function in (mean, min, max))
+    means, low, high = ([function(values) for values in ys] for function in (mean, min, max))
     failed = [i for i, (_, group) in enumerate(groups) if not all(row.get("passed", True) for row in group)]
-    return Curve(name, positions, *mean_low_high, max(map(len, ys)), failed)
+    return Curve(name, positions, means, low, high, max(map(len, ys)), failed)

@@ -180,15 +180,12 @@ def masks_of_criteria(template: LearnedSupermaskSpec, size: str) -> LabeledRuns:
         "over".
     """
     criteria = ("large_final", "random") if size == "smoke" else CRITERIA
-    ticket = _criterion_ticket(template.baseline, size)
-    return [
-        (
-            {"curve": criterion, "over": name},
-            CriterionSupermaskSpec(replace(ticket, criterion=criterion), weights),
-        )
-        for criterion in dict.fromkeys(("large_final_same_sign", *criteria))
-        for name, weights in WEIGHTS.items()
-    ]
+    runs = []
+    for criterion in dict.fromkeys(("large_final_same_sign", *criteria)):
+        ticket = replace(_criterion_ticket(template.baseline, size), criterion=criterion)
+        for name, weights in WEIGHTS.items():
+            runs.append(({"curve": criterion, "over": name}, CriterionSupermaskSpec(ticket, weights)))
+    return runs
 
 
 def best_levels(rows: Sequence[Row]) -> list[Row]:

@@ -7,7 +7,7 @@ variable `kind` include it.
 
 import json
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from typing import Any, cast, get_args, get_type_hints
@@ -48,7 +48,7 @@ def kind_of(cls: type) -> str | None:
     return kind if isinstance(kind, str) and all(field.name != "kind" for field in fields(cls)) else None
 
 
-hints_of = cache(get_type_hints)
+hints_of: Callable[[type], dict[str, Any]] = cache(get_type_hints)
 """Return the types of the fields of a dataclass, by name."""
 
 
@@ -78,14 +78,10 @@ def _settings(spec: object, *, complete: bool) -> dict[str, Any]:
     cls, settings = type(spec), {}
     for field in setting_fields(cls):
         value = _plain(getattr(spec, field.name), cls, field.name, complete)
-        if complete or not _is_default(cls, field, value):
+        default = None if complete else _default(cls, field.name)
+        if default is None or default != canonical_json(value):
             settings[field.name] = value
     return settings
-
-
-def _is_default(cls: type, field: Field[Any], value: object) -> bool:
-    default = _default(cls, field.name)
-    return default is not None and default == canonical_json(value)
 
 
 @cache

@@ -404,18 +404,9 @@ _BASE: dict[str, Mask1Action] = {
     ),
 }
 
-RESCALABLE = (
-    "rewind",
-    "reinitialize",
-    "permute",
-    "signed_permute",
-    "reshuffle",
-    "signed_reshuffle",
-    "signed_constant",
-    "random_signed_constant",
-)
-
+NOT_RESCALED = ("finetune", "rewind_learning_rate", "signed_reinitialize", "supermask")
+"""Actions that have no rescaled variant."""
 MASK1_ACTIONS: dict[str, Mask1Action] = {
     **_BASE,
-    **{f"{name}_rescaled": rescaled(_BASE[name]) for name in RESCALABLE},
+    **{f"{name}_rescaled": rescaled(_BASE[name]) for name in _BASE if name not in NOT_RESCALED},
 }

@@ -14,8 +14,6 @@ LISTED = (
     *("level", "density (sparsity)", "final test accuracy", "duration"),
 )
 """The columns of a list of runs."""
-DIFFERENCES = ("level", "metric", "first", "second", "difference")
-"""The keys of a difference between two runs."""
 
 
 def list_cells(run: RunRecord) -> tuple[str, ...]:
@@ -118,16 +116,18 @@ def level_differences(first: Rows, second_run: Rows) -> list[dict[str, Any]]:
         second_run: The rows of another run.
 
     Returns:
-        One object per level and metric, with the keys of DIFFERENCES.
+        One object per level and metric, with both values and their difference.
     """
     second = {row.get("level"): row for row in second_run}
-    return [
-        dict(zip(DIFFERENCES, (row["level"], key, value, other[key], other[key] - value), strict=True))
-        for row in first
-        if (other := second.get(row.get("level"))) is not None
-        for key, value in row.items()
-        if key != "level" and _is_number(value) and _is_number(other.get(key))
-    ]
+    differences = []
+    for row in first:
+        other = second.get(row.get("level"), {})
+        for key, a in row.items():
+            b = other.get(key)
+            if key != "level" and _is_number(a) and _is_number(b):
+                values = {"first": a, "second": b, "difference": b - a}
+                differences.append({"level": row["level"], "metric": key, **values})
+    return differences
 
 
 def difference_cells(level: Mapping[str, Any]) -> tuple[str, ...]:

@@ -75,7 +75,8 @@ def flatten_settings(nested: Mapping[str, Any], prefix: str = "") -> dict[str, A
 
 
 def _settings(spec: object, *, complete: bool) -> dict[str, Any]:
-    cls, settings = type(spec), {}
+    cls: type = type(spec)
+    settings: dict[str, Any] = {}
     for field in setting_fields(cls):
         value = _plain(getattr(spec, field.name), cls, field.name, complete)
         default = None if complete else _default(cls, field.name)

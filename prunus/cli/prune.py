@@ -16,61 +16,49 @@ CRITERION = (
     "A criterion or pruning method of `prunus list`; obs, sparse_gpt, admm, fisher and full_obs also update the "
     "remaining weights."
 )
-Criterion = Annotated[str, option("NAME", CRITERION, complete="criterion")]
-Density = Annotated[float, optional("FRACTION", "Fraction of weights to keep.")]
 SCOPE = "Which weights are ranked together: layer, global, a pattern N:M, or blocks ROWSxCOLUMNS."
-Scope = Annotated[str, option("NAME", SCOPE, complete="scope")]
 DENSITIES = (
     "error-curves chooses the density of each layer by the output errors that obs predicts. By default, every layer "
     "has --density."
 )
-Densities = Annotated[str | None, optional("NAME", DENSITIES)]
 OUT = (
     "Output path of the pruned network: .safetensors, or .prunus, which is entropy-coded. By default "
     "MODEL-pruned.safetensors."
 )
-Out = Annotated[Path | None, optional("FILE", OUT)]
 DATA = (
     "A built-in data set, or package.module:function for your own function that returns a prunus.Dataset, tensors or "
     "a DataLoader. Built-in models have a default."
 )
-Data = Annotated[str | None, optional("NAME", DATA, complete="data set")]
 Examples = Annotated[int | None, optional("N", "Number of calibration examples; 1024 by default.", lowest=1)]
 DAMPING = "Damping added to the curvature so that it can be inverted; each criterion defines its scale."
-Damping = Annotated[float | None, optional("FRACTION", DAMPING)]
 STEPS = "Number of pruning steps, 1 by default. The curvature is computed again before each step."
-Steps = Annotated[int | None, optional("N", STEPS, lowest=1)]
 RECALIBRATE = "Estimate BatchNorm statistics again after pruning."
 REFIT = "Fit the remaining weights of each layer to its dense outputs on the calibration examples."
-Refit = Annotated[bool, flag("--refit", REFIT)]
-Recalibrate = Annotated[bool, flag("--recalibrate", RECALIBRATE)]
 STRICT = (
     "Fail if the scope or criterion cannot prune a weight, such as 2:4 with 3 inputs. By default, such a weight is not "
     "pruned."
 )
-Strict = Annotated[bool, flag("--strict", STRICT)]
 NO_TRAIN = "Prune the weights that your function returns, without training the model first."
-NoTrain = Annotated[bool, flag("--no-train", NO_TRAIN)]
 
 
 def prune(
     model: Model,
-    density: Density,
-    criterion: Criterion = "magnitude",
-    scope: Scope = "layer",
-    densities: Densities = None,
+    density: Annotated[float, optional("FRACTION", "Fraction of weights to keep.")],
+    criterion: Annotated[str, option("NAME", CRITERION, complete="criterion")] = "magnitude",
+    scope: Annotated[str, option("NAME", SCOPE, complete="scope")] = "layer",
+    densities: Annotated[str | None, optional("NAME", DENSITIES)] = None,
     weights: Weights = None,
-    data: Data = None,
-    out: Out = None,
+    data: Annotated[str | None, optional("NAME", DATA, complete="data set")] = None,
+    out: Annotated[Path | None, optional("FILE", OUT)] = None,
     calibration_examples: Examples = None,
-    damping: Damping = None,
-    steps: Steps = None,
-    refit: Refit = False,
-    recalibrate: Recalibrate = False,
+    damping: Annotated[float | None, optional("FRACTION", DAMPING)] = None,
+    steps: Annotated[int | None, optional("N", STEPS, lowest=1)] = None,
+    refit: Annotated[bool, flag("--refit", REFIT)] = False,
+    recalibrate: Annotated[bool, flag("--recalibrate", RECALIBRATE)] = False,
     include: Include = None,
     exclude: Exclude = None,
-    strict: Strict = False,
-    no_train: NoTrain = False,
+    strict: Annotated[bool, flag("--strict", STRICT)] = False,
+    no_train: Annotated[bool, flag("--no-train", NO_TRAIN)] = False,
     forward: Forward = None,
     loss: Loss = None,
     metric: Metric = None,

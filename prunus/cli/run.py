@@ -26,53 +26,42 @@ RESULTS = (".json", ".md", ".csv", ".html", ".png", ".svg")
 
 NAME = "An experiment of `prunus list`, or a paper or subject to run all of its experiments."
 Name = Annotated[str, argument("NAME", NAME, complete="experiment")]
-Smoke = Annotated[bool, flag("--smoke", "Run the smallest size, to test that it works.")]
-Full = Annotated[bool, flag("--full", "Run the size of the paper.")]
 Out = Annotated[Path | None, optional("DIR", "Output directory. By default runs/NAME.")]
 REPLICATES = "Number of replicates, each with its own seeds. The default depends on the size."
-Replicates = Annotated[int | None, optional("N", REPLICATES, lowest=1, highest=MAX_REPLICATES)]
-FirstReplicate = Annotated[int, option("N", "Number of the first replicate.", lowest=0, highest=MAX_SEED)]
 StoreDir = Annotated[Path, option("DIR", "Run store.")]
 EXECUTOR = (
     "Where runs are computed: processes (in parallel on this machine), inline (one after another in this process), ray "
     "or slurm (on several machines)."
 )
-ExecutorName = Annotated[str, option("NAME", EXECUTOR, complete="executor")]
 WORKERS = (
     "Number of workers. By default one process per core, one per CPU of the Ray cluster, or 8 Slurm jobs."
 )
-Workers = Annotated[int | None, optional("N", WORKERS, lowest=1)]
 RAY = (
     "Compute on a Ray cluster: HOST:PORT, or auto for the cluster that runs on this machine. Without an address, Ray "
     "is started on this machine."
 )
-Ray = Annotated[str | None, optional("[ADDRESS]", RAY)]
-Slurm = Annotated[bool, flag("--slurm", "Compute in a Slurm job array.")]
 BACKEND = (
     "Backend that trains tickets and their baselines: dense, sparse or auto. The same as --set backend=NAME. By "
     "default dense, as in the published results."
 )
-Backend = Annotated[str | None, optional("NAME", BACKEND)]
 CHANGES = "Change a setting, for example network=conv-2, epochs=10 or rounds=8. May be repeated."
-Changes = Annotated[list[str] | None, optional("KEY=VALUE", CHANGES, "--set")]
 SIZE = "smoke, default or full. By default the largest size that has a finished run."
-Size = Annotated[str | None, optional("SIZE", SIZE, complete="size")]
 
 
 def run(
     name: Name,
-    smoke: Smoke = False,
-    full: Full = False,
+    smoke: Annotated[bool, flag("--smoke", "Run the smallest size, to test that it works.")] = False,
+    full: Annotated[bool, flag("--full", "Run the size of the paper.")] = False,
     out: Out = None,
-    replicates: Replicates = None,
-    seed: FirstReplicate = 0,
+    replicates: Annotated[int | None, optional("N", REPLICATES, lowest=1, highest=MAX_REPLICATES)] = None,
+    seed: Annotated[int, option("N", "Number of the first replicate.", lowest=0, highest=MAX_SEED)] = 0,
     store: StoreDir = STORE,
-    executor: ExecutorName = "processes",
-    workers: Workers = None,
-    ray: Ray = None,
-    slurm: Slurm = False,
-    backend: Backend = None,
-    changes: Changes = None,
+    executor: Annotated[str, option("NAME", EXECUTOR, complete="executor")] = "processes",
+    workers: Annotated[int | None, optional("N", WORKERS, lowest=1)] = None,
+    ray: Annotated[str | None, optional("[ADDRESS]", RAY)] = None,
+    slurm: Annotated[bool, flag("--slurm", "Compute in a Slurm job array.")] = False,
+    backend: Annotated[str | None, optional("NAME", BACKEND)] = None,
+    changes: Annotated[list[str] | None, optional("KEY=VALUE", CHANGES, "--set")] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -121,7 +110,7 @@ def figure(
     name: Name,
     store: StoreDir = STORE,
     out: Out = None,
-    size: Size = None,
+    size: Annotated[str | None, optional("SIZE", SIZE, complete="size")] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:

@@ -14,9 +14,7 @@ from prunus.cli.runs_watch import pause, resume, watch
 
 RUN_ID = "ID of a run. The first characters of the ID or of its hash suffice."
 RunId = Annotated[str, argument("RUN_ID", RUN_ID)]
-RunIds = Annotated[
-    list[str], argument("RUN_ID...", "IDs of the runs to remove. The first characters suffice.")
-]
+RUN_IDS = "IDs of the runs to remove. The first characters suffice."
 
 
 def list_(store: StoreDir, as_json: AsJson = False) -> None:
@@ -130,7 +128,7 @@ def save(
 
 
 def rm(
-    ids: RunIds,
+    ids: Annotated[list[str], argument("RUN_ID...", RUN_IDS)],
     store: StoreDir,
     force: Annotated[bool, flag("--force", "Also remove runs that other runs depend on.")] = False,
 ) -> None:

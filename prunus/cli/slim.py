@@ -19,62 +19,48 @@ WEIGHTS = (
     "Trained weights: a .safetensors, .prunus or torch file. Without this option, a built-in model has its initial "
     "weights; the command does not train."
 )
-Weights = Annotated[Path | None, optional("FILE", WEIGHTS)]
 MACS = "Multiply-accumulates to keep: a fraction, or a number above 1."
-Macs = Annotated[float | None, optional("N", MACS)]
-Parameters = Annotated[float | None, optional("N", "Parameters to keep: a fraction, or a number above 1.")]
-Density = Annotated[float | None, optional("FRACTION", "Fraction of the channels of each group to keep.")]
+PARAMETERS = "Parameters to keep: a fraction, or a number above 1."
+DENSITY = "Fraction of the channels of each group to keep."
 LATENCY = "Time to keep of a forward pass of one example, as a fraction of the dense time."
-Latency = Annotated[float | None, optional("FRACTION", LATENCY)]
 FILE_BYTES = "Largest size of the .prunus file in bytes, without quantization."
-FileBytes = Annotated[int | None, optional("N", FILE_BYTES, lowest=1)]
 CRITERION = "A filter criterion or a criterion of `prunus list`."
-Criterion = Annotated[str, option("NAME", CRITERION, complete="filter criterion")]
 SCOPE = "layer: every group keeps the same fraction; global: the channels of all groups are ranked together."
-Scope = Annotated[str, option("NAME", SCOPE)]
 DATA = (
     "Calibration data, if the criterion or --refit needs some: a built-in data set, or package.module:function for "
     "your own. Built-in models have a default."
 )
-Data = Annotated[str | None, optional("NAME", DATA, complete="data set")]
 SHAPE = "Shape of one example, such as 3,224,224. By default that of the data or of the built-in model."
-InputShape = Annotated[str | None, optional("SIZES", SHAPE)]
 ROUND_TO = "Keep multiples of this number of channels in each group."
-RoundTo = Annotated[int, option("N", ROUND_TO, lowest=1)]
 MIN_CHANNELS = "Keep at least this number of channels in each group."
-MinChannels = Annotated[int, option("N", MIN_CHANNELS, lowest=1)]
 EXCLUDE = "A module or parameter that keeps all its channels. May be repeated."
-Exclude = Annotated[list[str] | None, optional("NAME", EXCLUDE)]
 INEXACT = "Also remove channels over which a normalization such as LayerNorm runs."
-Inexact = Annotated[bool, flag("--allow-inexact", INEXACT)]
 REFIT = "Fit the layers that lose inputs to the outputs of the dense layers, by least squares on the calibration data."
-Refit = Annotated[bool, flag("--refit", REFIT)]
 OUT = (
     "Output path of the smaller network: .prunus, which also stores which channels were removed, or .safetensors. By "
     "default MODEL-slim.prunus."
 )
-Out = Annotated[Path | None, optional("FILE", OUT)]
 
 
 def slim(
     model: Model,
-    macs: Macs = None,
-    parameters: Parameters = None,
-    density: Density = None,
-    latency: Latency = None,
-    file_bytes: FileBytes = None,
-    criterion: Criterion = "l2",
-    scope: Scope = "layer",
-    weights: Weights = None,
-    data: Data = None,
+    macs: Annotated[float | None, optional("N", MACS)] = None,
+    parameters: Annotated[float | None, optional("N", PARAMETERS)] = None,
+    density: Annotated[float | None, optional("FRACTION", DENSITY)] = None,
+    latency: Annotated[float | None, optional("FRACTION", LATENCY)] = None,
+    file_bytes: Annotated[int | None, optional("N", FILE_BYTES, lowest=1)] = None,
+    criterion: Annotated[str, option("NAME", CRITERION, complete="filter criterion")] = "l2",
+    scope: Annotated[str, option("NAME", SCOPE)] = "layer",
+    weights: Annotated[Path | None, optional("FILE", WEIGHTS)] = None,
+    data: Annotated[str | None, optional("NAME", DATA, complete="data set")] = None,
     calibration_examples: Examples = None,
-    input_shape: InputShape = None,
-    round_to: RoundTo = 1,
-    min_channels: MinChannels = 1,
-    exclude: Exclude = None,
-    allow_inexact: Inexact = False,
-    refit: Refit = False,
-    out: Out = None,
+    input_shape: Annotated[str | None, optional("SIZES", SHAPE)] = None,
+    round_to: Annotated[int, option("N", ROUND_TO, lowest=1)] = 1,
+    min_channels: Annotated[int, option("N", MIN_CHANNELS, lowest=1)] = 1,
+    exclude: Annotated[list[str] | None, optional("NAME", EXCLUDE)] = None,
+    allow_inexact: Annotated[bool, flag("--allow-inexact", INEXACT)] = False,
+    refit: Annotated[bool, flag("--refit", REFIT)] = False,
+    out: Annotated[Path | None, optional("FILE", OUT)] = None,
     page: Page = None,
     forward: Forward = None,
     loss: Loss = None,

@@ -39,6 +39,8 @@ from prunus.types import Dataset, Params, Progress
 MAX_TIMED_STEPS, MAX_TIMED_SECONDS = 20, 0.2
 """The time of a step is measured until one of the two is reached; a step of a convolutional network takes a second."""
 
+Needed = Mapping[str, RunDirectory]
+"""The directories of the finished runs that a run reads, by their role."""
 StepReport = Callable[[int], None]
 """Called during the trainings of a run with the number of steps since the last call."""
 
@@ -300,10 +302,7 @@ class Baseline:
 
 
 def run_baseline(
-    spec: BaselineSpec,
-    directory: RunDirectory,
-    needed: Mapping[str, RunDirectory],
-    report_steps: StepReport | None = None,
+    spec: BaselineSpec, directory: RunDirectory, needed: Needed, report_steps: StepReport | None = None
 ) -> Row:
     """Train the network of a replicate; save the initialization, the requested states, and the end.
 

@@ -5,7 +5,6 @@
 Source: Frankle et al. 2020, sections 2 and 3: 30 values of α; a network is stable if the barrier is below 2 %.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -19,6 +18,7 @@ from prunus.seeds import derive_seed
 from prunus.tickets.baseline import (
     BaselineRun,
     BaselineSpec,
+    Needed,
     StepReport,
     checkpoint_name,
     load_saved_state,
@@ -73,10 +73,7 @@ class InstabilitySpec(BaselineRun):
 
 
 def measure_instability(
-    spec: InstabilitySpec,
-    directory: RunDirectory,
-    needed: Mapping[str, RunDirectory],
-    report_steps: StepReport | None = None,
+    spec: InstabilitySpec, directory: RunDirectory, needed: Needed, report_steps: StepReport | None = None
 ) -> Row:
     """Train both copies, and evaluate the networks on the line between them.
 

@@ -8,7 +8,7 @@ Source: Frankle & Carbin 2019, section 2; Zhou et al. 2019, section 2.
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -22,15 +22,12 @@ from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed, make_generator
 from prunus.tickets.actions import WeightHistory
-from prunus.tickets.baseline import Baseline, StepReport, final_metrics, masks_name
+from prunus.tickets.baseline import Baseline, Needed, StepReport, final_metrics, masks_name
 from prunus.tickets.invariants import Selection, check_round, count_kept
 from prunus.tickets.rounds import Round, complete_interrupted_save, finish_rounds
 from prunus.tickets.ticket import TicketSpec, warn_if_learning_rate_vanishes
 from prunus.training.state import TrainingState, clone_tensors
 from prunus.types import MaskDict, Params, Split
-
-Needed = Mapping[str, RunDirectory]
-"""The directories of the dependencies: "baseline", and "masks" or "densities" if those are from another run."""
 
 
 def run_ticket(
@@ -45,7 +42,8 @@ def run_ticket(
     Args:
         ticket: The settings.
         directory: Where every level is saved; a repeated call continues after the last saved level.
-        needed: The directories of the finished dependencies.
+        needed: The directories of the finished dependencies: "baseline", and "masks" or "densities" if those are from
+            another run.
         report_steps: Called with the number of training steps since the last call.
         report_round: Called with each round that is trained.
 

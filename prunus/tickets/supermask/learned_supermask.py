@@ -27,6 +27,7 @@ from prunus.tickets.baseline import (
     Baseline,
     BaselineRun,
     BaselineSpec,
+    Needed,
     StepReport,
     check_full_training,
     checkpoint_name,
@@ -144,7 +145,7 @@ class LearnedSupermaskSpec(BaselineRun):
 def learn_supermask(
     spec: LearnedSupermaskSpec,
     directory: RunDirectory,
-    needed: Mapping[str, RunDirectory],
+    needed: Needed,
     report_steps: StepReport | None = None,
 ) -> Row:
     """Train the scores of a mask; save them, the most likely mask, and the network (Zhou et al. 2019, section 5).

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from prunus.errors import DensityError, ModelError, NotPrunedWarning, PrunusError
+from prunus.errors import DensityError, ModelError, NotPrunedWarning
 from prunus.masks import check_boolean, check_masks
 from prunus.pruning.obs.method import PruningMethod
 from prunus.pruning.prunable import grouped_by_reason, masks_of_torch, prunable_weights, skipped_parameters
@@ -40,10 +40,8 @@ class PruneSelection:
             DensityError: The density cannot be reached.
             ModelError: The method cannot prune this many weights together.
         """
-        try:
+        with self.view.names_of_model():
             method.check(self.view.to_view(self.weights), self.view.density(density), scope)
-        except PrunusError as error:
-            raise self.view.with_model_names(error) from error
 
 
 def select_weights(

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import nn
 
 from prunus.data.examples import Calibration, Examples, as_examples
-from prunus.errors import DensityError, PrunusError, StatisticsError
+from prunus.errors import DensityError, StatisticsError
 from prunus.masks import all_kept
 from prunus.pruning.obs.fallback import limit_update_by_loss
 from prunus.pruning.obs.objective import Objective, make_objective
@@ -117,16 +117,13 @@ class PruningMethod(ABC):
         """
         scope = parse_scope(scope)
         view = layer_view(model, weights, only_computed=not (self.uses_layer_inputs or scope.is_pattern))
-        arguments = (
-            view.model, view.weights(weights), view.density(density), scope, calibration,
-            initial and view.to_view(initial), within and view.to_view(within), seeds,
-        )  # fmt: skip
-        try:
-            result = self.in_view(view, weights)._prune(
-                PruneTask(self.summary, *arguments, forward, loss, progress)
-            )
-        except PrunusError as error:
-            raise view.with_model_names(error) from error
+        with view.names_of_model():
+            task = PruneTask(
+                self.summary, view.model, view.weights(weights), view.density(density), scope, calibration,
+                initial and view.to_view(initial), within and view.to_view(within), seeds,
+                forward, loss, progress,
+            )  # fmt: skip
+            result = self.in_view(view, weights)._prune(task)
         return view.from_view(result)
 
     def in_view(self, view: LayerView, weights: Params) -> "PruningMethod":

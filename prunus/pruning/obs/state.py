@@ -78,7 +78,7 @@ class PruneResult:
     masks: MaskDict
     predicted_increase: float
     """The predicted increase of the error, summed over all steps; NaN where the method predicts none."""
-    damping: float
+    damping: float = 0.0
     """The largest damping of any examination."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Seconds per layer, for methods that prune the layers one by one."""

@@ -15,7 +15,8 @@ another order; `LayerView.from_view` puts a result back.
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -126,12 +127,16 @@ class LayerView:
             return density
         return {self.viewed[n].name if n in self.viewed else n: value for n, value in density.items()}
 
-    def with_model_names(self, error: PrunusError) -> PrunusError:
-        """An error about the view with the names of the parameters of the model."""
-        message = str(error)
-        for name, viewed in self.viewed.items():
-            message = message.replace(repr(viewed.name), repr(name))
-        return type(error)(message)
+    @contextmanager
+    def names_of_model(self) -> Iterator[None]:
+        """Inside, errors about the view are raised with the names of the parameters of the model."""
+        try:
+            yield
+        except PrunusError as error:
+            message = str(error)
+            for name, viewed in self.viewed.items():
+                message = message.replace(repr(viewed.name), repr(name))
+            raise type(error)(message) from error
 
 
 def layer_view(model: nn.Module, names: Collection[str], *, only_computed: bool = False) -> LayerView:

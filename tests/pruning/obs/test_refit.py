@@ -74,7 +74,7 @@ def test_refit_of_sparse_gpt_at_2_4_is_as_good_as_published_updates():
     weights, inputs = prunable_weights(model), correlated(400, 64).float().relu()
     hessians = layer_hessians(model, weights, inputs)
     result = METHODS["sparse_gpt"].prune_layers(hessians, weights, 0.5, SCOPES["2:4"])
-    fitted = refit_layers(hessians, weights, result)
+    fitted = refit_layers([hessians], weights, result)
     before, after = (
         relative_output_errors(hessians, weights, done.weights)["weight"] for done in (result, fitted)
     )

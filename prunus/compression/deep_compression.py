@@ -147,21 +147,14 @@ def compress(
     )
     folder = None if checkpoints is None else Path(checkpoints)
     check_fit(fit, checkpoints)
-    _check_outputs(path, folder)
+    if folder is not None:
+        check_checkpoint_writable(folder / "finetune.safetensors")
+    if path is not None:
+        check_writable(path, force=True)
     run = CompressionRun(
-        copy,
-        weights,
-        data,
-        recipe,
-        seed,
-        folder,
-        report,
-        progress,
-        fit,
-        backend=backend,
-        recalibrate=recalibrate,
-        task=task,
-    )
+        copy, weights, data, recipe, seed, folder, report, progress, fit, backend,
+        recalibrate=recalibrate, task=task,
+    )  # fmt: skip
     dense_model = run.train_dense() if train_first else model
     plan = plan_densities(recipe, weights)
     dense = run.measure("dense", stored_bytes(copy.state_dict()))
@@ -266,14 +259,6 @@ def _search(
     trials = find_smallest(attempt, list(densities), bits or [None], max_drop)
     assert best is not None
     return replace(best[0], trials=trials), best[1]
-
-
-def _check_outputs(path: str | os.PathLike[str] | None, checkpoints: Path | None) -> None:
-    """Check before the work that the file and the checkpoints can be written."""
-    if checkpoints is not None:
-        check_checkpoint_writable(checkpoints / "finetune.safetensors")
-    if path is not None:
-        check_writable(path, force=True)
 
 
 def _restore_modes(copy: nn.Module, model: nn.Module) -> None:

@@ -16,7 +16,7 @@ from typing import Self
 
 from prunus.errors import DensityError
 from prunus.masks import all_kept, apply_masks, are_nested, mask_density
-from prunus.pruning.density import check_density, densities_by_name, num_to_keep
+from prunus.pruning.density import densities_by_name, num_to_keep
 from prunus.pruning.scopes import Scope
 from prunus.seeds import derive_seed
 from prunus.types import Density, MaskDict, Params, Scores, numel_by_name
@@ -169,33 +169,19 @@ def intermediate_densities(
     >>> intermediate_densities(0.5, Global(), {"fc": torch.ones(10, dtype=torch.bool)}, 2)
     [0.75, 0.5]
     """
+    targets = densities_by_name(density, list(masks))
     starts = {name: mask_density({name: mask}) for name, mask in masks.items()}
+    sizes = numel_by_name(masks)
     uneven = not scope.ranks_layers_together and len(set(starts.values())) > 1
-    if uneven or isinstance(density, Mapping):
-        targets = densities_by_name(density, list(masks))
-        num_kept = sum(num_to_keep(targets[name], mask.numel()) for name, mask in masks.items())
-        num_steps = _check_num_steps(num_steps, masks, num_kept)
-        return [
-            *(
-                {name: _between(starts[name], targets[name], step, num_steps) for name in masks}
-                for step in range(1, num_steps)
-            ),
-            density,
-        ]
-    check_density(density)
-    num_steps = _check_num_steps(num_steps, masks, num_to_keep(density, sum(numel_by_name(masks).values())))
-    start = mask_density(masks)
-    return [*(_between(start, density, step, num_steps) for step in range(1, num_steps)), density]
-
-
-def _check_num_steps(num_steps: int | None, masks: MaskDict, num_kept: int) -> int:
+    if not uneven and not isinstance(density, Mapping):  # one number for all tensors together
+        targets, starts, sizes = {"": density}, {"": mask_density(masks)}, {"": sum(sizes.values())}
     remaining = sum(int(mask.sum()) for mask in masks.values())
     if num_steps is None:
-        return max(1, remaining - num_kept)
+        num_steps = max(1, remaining - sum(num_to_keep(targets[name], size) for name, size in sizes.items()))
     if num_steps > remaining:
         raise DensityError(f"Expected at most {remaining} steps, one per remaining weight, got {num_steps}.")
-    return num_steps
-
-
-def _between(start: float, end: float, step: int, num_steps: int) -> float:
-    return start + (end - start) * step / num_steps
+    between: list[Density] = []
+    for step in range(1, num_steps):
+        by_name = {name: d + (targets[name] - d) * step / num_steps for name, d in starts.items()}
+        between.append(by_name.get("", by_name))
+    return [*between, density]

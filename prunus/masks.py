@@ -290,9 +290,8 @@ def check_masks(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -
         masks: The masks by parameter name.
 
     Raises:
-        ModelError: The masks are not a mapping, or a mask has no parameter of its name and shape.
+        ModelError: A mask has no parameter of its name and shape.
     """
-    _check_mapping(masks)
     for name, mask in masks.items():
         if name not in parameters:
             raise ModelError(
@@ -308,21 +307,18 @@ def check_masks(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -
 
 def check_boolean(masks: Mapping[str, Tensor]) -> None:
     """Raise ModelError unless the masks are a mapping, and every mask is a boolean tensor."""
-    _check_mapping(masks)
+    given: object = masks
+    if not isinstance(given, Mapping):
+        hint = ", whose masks are .masks" if isinstance(getattr(given, "masks", None), Mapping) else ""
+        raise ModelError(
+            f"Expected masks by parameter name, as {{'weight': mask}}, got a {type(given).__name__}{hint}."
+        )
     for name, mask in masks.items():
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
             raise ModelError(
                 f"Expected a boolean tensor as the mask of {name!r}, got {got}; True keeps a weight, as in mask != 0."
             )
-
-
-def _check_mapping(masks: object) -> None:
-    if not isinstance(masks, Mapping):
-        hint = ", whose masks are .masks" if isinstance(getattr(masks, "masks", None), Mapping) else ""
-        raise ModelError(
-            f"Expected masks by parameter name, as {{'weight': mask}}, got a {type(masks).__name__}{hint}."
-        )
 
 
 def apply_masks(params: Params, masks: MaskDict) -> Params:

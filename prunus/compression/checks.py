@@ -20,8 +20,9 @@ from prunus.masks import all_kept
 from prunus.modules import check_initialized
 from prunus.pruning.masks import check_finite
 from prunus.pruning.methods import pruning_method
-from prunus.pruning.prunable import DTYPES, layer_kinds, prunable_weights
+from prunus.pruning.prunable import DTYPES, prunable_weights
 from prunus.pruning.scopes import Global, Layer, parse_scope
+from prunus.pruning.weight_layers import layer_kinds
 from prunus.registry import lookup
 from prunus.training.checks import check_model, check_trainable
 from prunus.training.evaluate import evaluate

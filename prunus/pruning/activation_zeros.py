@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from prunus.data.examples import Calibration, as_examples, iter_tensors
-from prunus.pruning.prunable import weight_layers
+from prunus.pruning.weight_layers import weight_layers
 from prunus.training.modes import eval_mode
 from prunus.training.outputs import Forward, call_model
 

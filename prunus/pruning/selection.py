@@ -9,9 +9,10 @@ from torch import nn
 from prunus.errors import DensityError, ModelError, NotPrunedWarning
 from prunus.masks import check_boolean, check_masks
 from prunus.pruning.obs.method import PruningMethod
-from prunus.pruning.prunable import grouped_by_reason, masks_of_torch, prunable_weights, skipped_parameters
+from prunus.pruning.prunable import grouped_by_reason, prunable_weights, skipped_parameters
 from prunus.pruning.scopes import Scope
 from prunus.pruning.views import LayerView, layer_view, why_no_layer_inputs
+from prunus.pruning.weight_layers import masks_of_torch
 from prunus.types import Density, MaskDict, Params
 
 

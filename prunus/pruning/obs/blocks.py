@@ -28,6 +28,7 @@ from prunus.pruning.layer_checks import NUM_COMPARED_EXAMPLES
 from prunus.pruning.masks import check_finite
 from prunus.pruning.obs.hessian import DAMPING, LayerHessian, ProductSum, layer_hessians
 from prunus.pruning.obs.layer_inputs import check_used_by_layers_alone, hooked_layers, layer_of
+from prunus.pruning.progress import tracked
 from prunus.pruning.weights import with_weights
 from prunus.training.modes import eval_mode
 from prunus.training.outputs import Forward, call_model
@@ -82,12 +83,10 @@ def hessians_by_block(
     if outside:
         yield collect(model, outside, examples, batch_size=batch_size)
     calls = _capture(model, blocks[0], examples.batches(batch_size), forward)
-    for number, (path, block) in enumerate(zip(paths, blocks, strict=True), start=1):
+    for path, block in tracked(list(zip(paths, blocks, strict=True)), "blocks", progress):
         names = [name for name in weights if name.startswith(path)]
         sums = {name: ProductSum(name, layer_of(model, name)) for name in names}
         _run_block(path, block, sums, calls)
-        if progress:
-            progress("blocks", number, len(blocks))
         if names:
             yield {name: products.hessian(len(examples), damping) for name, products in sums.items()}
 

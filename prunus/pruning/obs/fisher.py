@@ -37,6 +37,7 @@ from prunus.pruning.masks import check_finite
 from prunus.pruning.obs.method import LossMethod, check_damping
 from prunus.pruning.obs.objective import Objective
 from prunus.pruning.obs.state import Examine, PruningState
+from prunus.pruning.progress import tracked
 from prunus.types import MaskDict, Params, Progress, Scores
 
 MAX_FISHER_BYTES = 2**34
@@ -261,11 +262,10 @@ def empirical_fisher(
         num_blocks, size = to_blocks(w.flatten(), block_size).shape
         fisher[name] = w.new_zeros(num_blocks, size, size, dtype=torch.float64)
     num_examples = len(objective.examples)
-    for done, gradients in enumerate(per_example_gradients(objective, batch_size), start=1):
+    batches, total = per_example_gradients(objective, batch_size), -(-num_examples // batch_size)
+    for gradients in tracked(batches, "batches of gradients", progress, total):
         for name, g in gradients.items():
             _add_products(fisher[name], to_blocks(g.flatten(1), block_size))
-        if progress:
-            progress("batches of gradients", done, -(-num_examples // batch_size))
     for name, blocks in fisher.items():
         blocks /= num_examples
         # The largest products are on the diagonal.

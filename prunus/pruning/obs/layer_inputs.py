@@ -23,6 +23,7 @@ from prunus.pruning.calibration_checks import (
 from prunus.pruning.layer_checks import NUM_COMPARED_EXAMPLES, check_layer_output, first_examples
 from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import from_matrix, im2col_batches
+from prunus.pruning.progress import tracked
 from prunus.pruning.weights import with_weights
 from prunus.training.outputs import Forward, call_model
 from prunus.types import Params, Progress
@@ -70,12 +71,9 @@ def pass_layer_inputs(
         layer_of(model, name)
     model = with_weights(model, weights).eval()
     run = partial(run_forward, model, forward=partial(call_model, model, forward=forward))
-    batches = examples.batches(batch_size)
     with hooked_layers(model, adders):
-        for number, batch in enumerate(batches, start=1):
+        for batch in tracked(examples.batches(batch_size), "calibration batches", progress):
             run(batch)
-            if progress:
-                progress("calibration batches", number, len(batches))
     first = examples.take(slice(NUM_COMPARED_EXAMPLES)).batch
     check_used_by_layers_alone(model, list(weights), lambda: run(first))
 

@@ -83,6 +83,11 @@ class Objective:
         assert self.examples.labels is not None
         return self.examples.labels
 
+    def labeled_batches(self, batch_size: int) -> list[tuple[Batch, Tensor]]:
+        """Batches of at most this many examples, each with its labels or numbers."""
+        targets = torch.split(self.targets, batch_size)
+        return list(zip(self.examples.batches(batch_size), targets, strict=True))
+
     def call(self, weights: Params, batch: Batch) -> object:
         """What the model returns for a batch with its parameters replaced by `weights`.
 

@@ -48,8 +48,8 @@ def refit(
 
     Args:
         model: The network; it is not changed. Its layers receive their inputs in the network with `original`.
-        original: The weights before pruning, by name.
-        result: The pruned weights and masks, of any method.
+        original: The weights before pruning, by name, of the layers to refit.
+        result: The pruned weights and masks, of any method, of these layers and of others.
         inputs: Calibration examples in any form.
         damping: λ as a fraction of the mean of the diagonal of H; may be 0.
         batch_size: Examples per forward pass.
@@ -81,7 +81,8 @@ def refit(
         fitted = refit_layers(blocks, weights, pruned, progress=progress)
     refitted = view.from_view(fitted)
     seconds = {name: result.seconds.get(name, 0.0) + more for name, more in refitted.seconds.items()}
-    return replace(refitted, seconds=seconds)
+    weights = {**result.weights, **refitted.weights}
+    return replace(refitted, weights=weights, masks=result.masks, seconds=seconds)
 
 
 def refit_layers(

@@ -244,9 +244,8 @@ def _search(
         folder = run.checkpoints and run.checkpoints / f"density-{density:g}-bits-{number or 'recipe'}"
         copy = replace(run, model=model, weights=weights, recipe=recipe, checkpoints=folder)
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", NoEffectWarning
-            )  # that some bits represent all weights of a layer
+            # Some bits may represent all weights of a layer.
+            warnings.simplefilter("ignore", NoEffectWarning)
             done = steps(copy, plan_densities(recipe.replace(density=densities[density]), weights))
         before, *_, after = (stage.validation for stage in done[0].stages)
         drop = before.accuracy - after.accuracy

@@ -63,9 +63,7 @@ class CalibratedLayers:
         seeds = derive_seed(self.seed, "criterion", 1), derive_seed(self.seed, "ties", 1)
         if isinstance(method, ExactObs) and method.num_steps == 1:
             state, scores = self._exact_obs
-            masks = self.scope.select(scores, density, within, seeds[1])
-            pruned = state.prune_to(masks)
-            return PruneResult(pruned.weights, masks, pruned.predicted_increase, pruned.damping)
+            return state.prune_to(self.scope.select(scores, density, within, seeds[1]))
         if isinstance(method, LayerMethod) and method.num_steps == 1:
             return method.prune_layers(
                 self.hessians, self.weights, density, self.scope,

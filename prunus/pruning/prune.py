@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from prunus.pruning.methods import CriterionMethod, pruning_method
 from prunus.pruning.obs.blocks import hessians_by_block
 from prunus.pruning.obs.densities import allocate_densities, error_curves, relative_error_curves
 from prunus.pruning.obs.exact_obs import ExactObs
+from prunus.pruning.obs.layer_inputs import PassOptions
 from prunus.pruning.obs.layer_method import LayerMethod
 from prunus.pruning.obs.method import LossMethod, PruningMethod
 from prunus.pruning.obs.refit import refit as fit_kept_weights
@@ -126,11 +127,10 @@ def prune(
     before = {name: weight.detach() for name, weight in weights.items()}
     if not isinstance(method, LayerMethod):  # a function or a method of the user may write over them
         before = {name: weight.clone() for name, weight in before.items()}
+    passing: PassOptions = {"forward": forward, "progress": progress}
     start = time.perf_counter()
     if densities == "error_curves" and examples is not None:
-        density = densities_from_error_curves(
-            model, before, density, examples, within=within, forward=forward, progress=progress
-        )
+        density = densities_from_error_curves(model, before, density, examples, within=within, **passing)
     result = method.prune(
         model, before, density, scope, examples,
         within=within, seeds=seeds, forward=forward, loss=loss, progress=progress,
@@ -139,7 +139,7 @@ def prune(
         unknown = why_no_layer_inputs(model, before)
         known = {name: weight for name, weight in before.items() if name not in unknown}
         if known:
-            result = fit_kept_weights(model, known, result, examples, forward=forward, progress=progress)
+            result = fit_kept_weights(model, known, result, examples, **passing)
     seconds = time.perf_counter() - start
     if mask_density(result.masks) == 1.0:
         warnings.warn("Every weight is kept, so nothing is pruned.", NoEffectWarning, stacklevel=2)
@@ -147,9 +147,7 @@ def prune(
     num_recalibrated = 0
     if recalibrate and examples is not None:
         num_recalibrated = recalibrate_batchnorm(trial, examples, forward=forward, progress=progress)
-    collect = None
-    if measured is not None:
-        collect = partial(hessians_by_block, inputs=measured, forward=forward, progress=progress)
+    collect = None if measured is None else partial(hessians_by_block, inputs=measured, **passing)
     report = make_report(
         model, before, result, selection.skipped, collect, num_recalibrated=num_recalibrated, seconds=seconds
     )
@@ -197,8 +195,7 @@ def densities_from_error_curves(
     calibration: Calibration,
     *,
     within: MaskDict | None = None,
-    forward: Forward | None = None,
-    progress: Progress | None = None,
+    **options: Unpack[PassOptions],
 ) -> dict[str, float]:
     """The density of each layer for which the output errors that ExactOBS predicts add up to as little as possible.
 
@@ -210,8 +207,7 @@ def densities_from_error_curves(
         density: Of all layers together; one number.
         calibration: Examples in any form.
         within: Earlier masks.
-        forward: (model, batch) -> outputs; None: the model is called with the inputs.
-        progress: Called after each step of long work.
+        options: See `PassOptions`; progress is reported while rows are scored too.
 
     Returns:
         {name: density}; all layers together keep at most `density`.
@@ -226,8 +222,7 @@ def densities_from_error_curves(
         )
     view = layer_view(model, weights)
     viewed, masks = view.weights(weights), view.to_view(within or all_kept(weights))
-    examine = ExactObs().examiner(view.model, calibration, forward=forward, progress=progress)
-    state = examine(apply_masks(viewed, masks), masks)
+    state = ExactObs().examiner(view.model, calibration, **options)(apply_masks(viewed, masks), masks)
     curves = relative_error_curves(error_curves(state.scores(), state.masks), state.hessians, viewed)
     allocated = allocate_densities(curves, numel_by_name(viewed), density)
     return {view.model_names[name]: value for name, value in allocated.items()}

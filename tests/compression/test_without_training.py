@@ -57,9 +57,7 @@ def test_outputs_are_closer_than_those_of_the_nearest_centroids(trained, digits,
 def test_hessians_are_collected_once_and_files_are_equal(criterion, trained, digits, tmp_path, monkeypatch):
     calls = []
     original = stages.layer_hessians
-    monkeypatch.setattr(
-        stages, "layer_hessians", lambda *a, **k: calls.append(a) or original(*a, **k)
-    )
+    monkeypatch.setattr(stages, "layer_hessians", lambda *a, **k: calls.append(a) or original(*a, **k))
     for name in ("a", "b"):
         prunus.compress(
             trained, tmp_path / name, data=digits, train=False, criterion=criterion, density=0.4, bits=3

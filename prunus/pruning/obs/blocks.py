@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +27,12 @@ from prunus.pruning.calibration_checks import run_forward
 from prunus.pruning.layer_checks import NUM_COMPARED_EXAMPLES
 from prunus.pruning.masks import check_finite
 from prunus.pruning.obs.hessian import DAMPING, LayerHessian, ProductSum, layer_hessians
-from prunus.pruning.obs.layer_inputs import check_used_by_layers_alone, hooked_layers, layer_of
+from prunus.pruning.obs.layer_inputs import PassOptions, check_used_by_layers_alone, hooked_layers, layer_of
 from prunus.pruning.progress import tracked
 from prunus.pruning.weights import with_weights
 from prunus.training.modes import eval_mode
 from prunus.training.outputs import Forward, call_model
-from prunus.types import Params, Progress
+from prunus.types import Params
 
 CACHES = ("cache", "past_key_values", "past_key_value")
 """Arguments of Hugging Face blocks that collect keys and values from call to call; None: nothing is collected."""
@@ -47,9 +47,7 @@ def hessians_by_block(
     inputs: Calibration,
     *,
     damping: float = DAMPING,
-    batch_size: int = 100,
-    forward: Forward | None = None,
-    progress: Progress | None = None,
+    **options: Unpack[PassOptions],
 ) -> Iterator[dict[str, LayerHessian]]:
     """As `layer_hessians`, for some of the layers at a time.
 
@@ -58,9 +56,7 @@ def hessians_by_block(
         weights: Weights of Linear and convolutional layers, by name.
         inputs: Calibration examples in any form.
         damping: λ as a fraction of the mean of H's diagonal.
-        batch_size: Examples per forward pass, at most.
-        forward: (model, batch) -> outputs; None: the model is called with the inputs.
-        progress: Called after each batch, and after each block.
+        options: See `PassOptions`; progress is reported after each block too.
 
     Yields:
         The Hessians of the layers outside of the blocks, then those of each block; or all together.
@@ -70,19 +66,20 @@ def hessians_by_block(
     """
     examples, paths = as_examples(inputs), _find_blocks(model, weights)
     check_finite(weights, "The weight")
-    collect = partial(layer_hessians, damping=damping, forward=forward, progress=progress)
+    forward, progress = options.get("forward"), options.get("progress")
     outside = {name: w for name, w in weights.items() if not name.startswith(paths)}
     if paths and not all(torch.equal(weight, model.get_parameter(name)) for name, weight in weights.items()):
         model = with_weights(model, weights)
     blocks = [model.get_submodule(path.rstrip(".")) for path in paths]
     first = _try_blocks(model, blocks, examples, forward) if blocks else None
     if first is None:
-        yield collect(model, weights, examples, batch_size=batch_size)
+        yield layer_hessians(model, weights, examples, damping=damping, **options)
         return
-    batch_size = min(batch_size, max(1, MAX_PASSED_ON * len(first.x) // first.x.numel()))
+    most = max(1, MAX_PASSED_ON * len(first.x) // first.x.numel())
+    options["batch_size"] = min(options.get("batch_size", 100), most)
     if outside:
-        yield collect(model, outside, examples, batch_size=batch_size)
-    calls = _capture(model, blocks[0], examples.batches(batch_size), forward)
+        yield layer_hessians(model, outside, examples, damping=damping, **options)
+    calls = _capture(model, blocks[0], examples.batches(options["batch_size"]), forward)
     for path, block in tracked(list(zip(paths, blocks, strict=True)), "blocks", progress):
         names = [name for name in weights if name.startswith(path)]
         sums = {name: ProductSum(name, layer_of(model, name)) for name in names}

@@ -17,7 +17,7 @@ selected masks, instead of being stored along the way. Scores are computed on th
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +28,11 @@ from prunus.masks import apply_masks
 from prunus.pruning.matrix import from_matrix
 from prunus.pruning.obs.fallback import limit_layer_updates
 from prunus.pruning.obs.hessian import LayerHessian, layer_hessians
+from prunus.pruning.obs.layer_inputs import PassOptions
 from prunus.pruning.obs.layer_method import LayerMethod, LayerTask
 from prunus.pruning.obs.method import PruneTask
 from prunus.pruning.obs.state import PruneResult, PruningState, prune_in_steps
 from prunus.pruning.scopes import Block, Layer, NByM, Scope
-from prunus.training.outputs import Forward
 from prunus.types import MaskDict, Params, Progress, Scores
 
 UNSTRUCTURED = Layer()
@@ -192,9 +192,7 @@ class ExactObs(LayerMethod):
         model: nn.Module,
         inputs: Calibration,
         scope: Scope = UNSTRUCTURED,
-        *,
-        forward: Forward | None = None,
-        progress: Progress | None = None,
+        **options: Unpack[PassOptions],
     ) -> Callable[[Params, MaskDict], ExactObsState]:
         """The function (weights, masks) -> ExactObsState.
 
@@ -202,8 +200,7 @@ class ExactObs(LayerMethod):
             model: Contains the layers; it is not changed.
             inputs: Calibration examples in any form.
             scope: The pattern to prune in.
-            forward: (model, batch) -> outputs; None: the model is called with the inputs.
-            progress: Called after each batch of inputs, and while rows are scored.
+            options: See `PassOptions`; progress is reported while rows are scored too.
 
         Returns:
             The function; it raises what `layer_hessians` raises, and its states NonFiniteError where H is singular with
@@ -211,11 +208,9 @@ class ExactObs(LayerMethod):
         """
 
         def examine(weights: Params, masks: MaskDict) -> ExactObsState:
-            hessians = layer_hessians(
-                model, weights, inputs,
-                damping=self.damping, batch_size=self.batch_size, forward=forward, progress=progress,
-            )  # fmt: skip
-            return exact_obs_state(hessians, weights, masks, scope, progress)
+            passing: PassOptions = {"batch_size": self.batch_size, **options}
+            hessians = layer_hessians(model, weights, inputs, damping=self.damping, **passing)
+            return exact_obs_state(hessians, weights, masks, scope, options.get("progress"))
 
         return examine
 

@@ -13,6 +13,7 @@ inputs that are not always zero. It is reported, and no other is ever added.
 """
 
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,8 @@ from prunus.errors import StatisticsError
 from prunus.pruning.calibration_checks import uninformative_error
 from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import conv2d_input_products, im2col_batches, to_matrix
-from prunus.pruning.obs.layer_inputs import layer_of, pass_layer_inputs
-from prunus.training.outputs import Forward
-from prunus.types import Params, Progress
+from prunus.pruning.obs.layer_inputs import PassOptions, layer_of, pass_layer_inputs
+from prunus.types import Params
 
 DAMPING = 0.01
 BUFFER_ROWS = 512
@@ -91,9 +91,7 @@ def layer_hessians(
     inputs: Calibration,
     *,
     damping: float = DAMPING,
-    batch_size: int = 100,
-    forward: Forward | None = None,
-    progress: Progress | None = None,
+    **options: Unpack[PassOptions],
 ) -> dict[str, LayerHessian]:
     """Pass `inputs` once through a copy of `model` with these weights, and sum H of the layer of each of them.
 
@@ -103,9 +101,7 @@ def layer_hessians(
             as these.
         inputs: Calibration examples in any form, on the device of the model.
         damping: λ as a fraction of the mean of H's diagonal.
-        batch_size: Examples per forward pass.
-        forward: (model, batch) -> outputs; None: the model is called with the inputs.
-        progress: Called after each batch.
+        options: See `PassOptions`.
 
     Returns:
         One Hessian per weight.
@@ -128,10 +124,8 @@ def layer_hessians(
         )
     examples = as_examples(inputs)
     sums = {name: ProductSum(name, layer_of(model, name)) for name in weights}
-    pass_layer_inputs(
-        model, weights, examples, {name: products.add for name, products in sums.items()},
-        batch_size=batch_size, forward=forward, progress=progress,
-    )  # fmt: skip
+    adders = {name: products.add for name, products in sums.items()}
+    pass_layer_inputs(model, weights, examples, adders, **options)
     return {name: products.hessian(len(examples), damping) for name, products in sums.items()}
 
 

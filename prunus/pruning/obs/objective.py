@@ -203,24 +203,14 @@ def make_objective(
     objective = Objective(model, {}, examples, find_loss(loss), forward)
     check_parameters(model, weights)
     weight_dtype = next(iter(weights.values())).dtype
-    dtype = dtype or promoted_dtype(weight_dtype)
+    promoted = torch.float32 if weight_dtype.itemsize < 4 else weight_dtype
     try:
-        return _in_dtype(objective, weights, dtype)
+        return _in_dtype(objective, weights, dtype or promoted)
     except StatisticsError:
-        if dtype == weight_dtype or promoted_dtype(weight_dtype) != dtype:
+        if dtype is not None or promoted == weight_dtype:
             raise
-    return _in_dtype(
-        objective, weights, weight_dtype
-    )  # a forward that converts its inputs to the dtype of its weights
-
-
-def promoted_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype to compute statistics in: float32 for floating-point numbers of fewer bits.
-
-    >>> promoted_dtype(torch.bfloat16), promoted_dtype(torch.float64)
-    (torch.float32, torch.float64)
-    """
-    return torch.float32 if dtype.itemsize < 4 else dtype
+    # The forward converts its inputs to the dtype of its weights.
+    return _in_dtype(objective, weights, weight_dtype)
 
 
 def check_parameters(model: nn.Module, weights: Params) -> None:

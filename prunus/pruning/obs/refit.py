@@ -13,6 +13,7 @@ Also called: reconstruction, weight update for a fixed mask.
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,9 @@ from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import from_matrix
 from prunus.pruning.obs.blocks import hessians_by_block
 from prunus.pruning.obs.hessian import DAMPING, LayerHessian
+from prunus.pruning.obs.layer_inputs import PassOptions
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.views import layer_view
-from prunus.training.outputs import Forward
 from prunus.types import Params, Progress
 
 MAX_ITERATIONS = 200
@@ -40,9 +41,7 @@ def refit(
     inputs: Calibration,
     *,
     damping: float = DAMPING,
-    batch_size: int = 100,
-    forward: Forward | None = None,
-    progress: Progress | None = None,
+    **options: Unpack[PassOptions],
 ) -> PruneResult:
     """Fit the remaining weights to the outputs of the layers with their original weights.
 
@@ -52,9 +51,7 @@ def refit(
         result: The pruned weights and masks, of any method, of these layers and of others.
         inputs: Calibration examples in any form.
         damping: λ as a fraction of the mean of the diagonal of H; may be 0.
-        batch_size: Examples per forward pass.
-        forward: (model, batch) -> outputs; None: the model is called with the inputs.
-        progress: Called after each batch of inputs, and after each layer.
+        options: See `PassOptions`; progress is reported after each layer too.
 
     Returns:
         `result` with other weights, exactly zero where pruned, and the larger damping. No row of a layer has a larger
@@ -73,12 +70,9 @@ def refit(
     weights = view.weights(original)
     masks, start = view.to_view(result.masks), view.to_view(result.weights)
     with view.names_of_model():
-        blocks = hessians_by_block(
-            view.model, weights, inputs,
-            damping=damping, batch_size=batch_size, forward=forward, progress=progress,
-        )  # fmt: skip
+        blocks = hessians_by_block(view.model, weights, inputs, damping=damping, **options)
         pruned = PruneResult(start, masks, 0.0, result.damping)
-        fitted = refit_layers(blocks, weights, pruned, progress=progress)
+        fitted = refit_layers(blocks, weights, pruned, progress=options.get("progress"))
     refitted = view.from_view(fitted)
     seconds = {name: result.seconds.get(name, 0.0) + more for name, more in refitted.seconds.items()}
     weights = {**result.weights, **refitted.weights}

@@ -22,22 +22,27 @@ from prunus.seeds import derive_seed
 from prunus.types import Density, MaskDict, Params, Scores, numel_by_name
 
 
-@dataclass(frozen=True, kw_only=True)
-class PruningState(ABC):
-    """What a pruning method knows of a network at some weights; a value, which pruning does not change."""
+@dataclass(frozen=True)
+class PruneResult:
+    """Pruned weights, and what the method predicted and took."""
 
     weights: Params
-    """The weights as they are now, zero where they are pruned."""
+    """Exactly +0.0 where pruned."""
     masks: MaskDict
     """True where a weight remains."""
     predicted_increase: float = 0.0
     """The predicted increase of the error for all weights pruned so far; NaN where a method predicts none."""
     damping: float = 0.0
-    """What was added to the diagonal of the Hessian so that it can be inverted; 0 where nothing is inverted."""
-    dampings: Mapping[str, float] = field(default_factory=dict)
-    """The same by name of the weight, for methods that have a Hessian of each layer."""
+    """The largest number that was added to the diagonal of a Hessian so that it can be inverted; 0 where none was."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Seconds per layer since the examination, for methods that prune the layers one by one."""
+    """Seconds per layer, for methods that prune the layers one by one."""
+    dampings: Mapping[str, float] = field(default_factory=dict)
+    """The last damping of each layer, for methods that have a Hessian of each layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruningState(PruneResult, ABC):
+    """A result that can be pruned further: what a method knows of a network at these weights; a value."""
 
     @abstractmethod
     def scores(self) -> Scores:
@@ -67,23 +72,6 @@ class PruningState(ABC):
 
 Examine = Callable[[Params, MaskDict], PruningState]
 """(weights, masks) -> the state of a pruning method at these weights."""
-
-
-@dataclass(frozen=True)
-class PruneResult:
-    """Pruned weights, and what the method predicted and took."""
-
-    weights: Params
-    """Exactly +0.0 where pruned."""
-    masks: MaskDict
-    predicted_increase: float
-    """The predicted increase of the error, summed over all steps; NaN where the method predicts none."""
-    damping: float = 0.0
-    """The largest damping of any examination."""
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    """Seconds per layer, for methods that prune the layers one by one."""
-    dampings: Mapping[str, float] = field(default_factory=dict)
-    """The last damping of each layer, for methods that have a Hessian of each layer."""
 
 
 def prune_in_steps(

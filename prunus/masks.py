@@ -139,15 +139,13 @@ class Masks(Mapping[str, Tensor]):
         Bits of pruned weights are cleared, so that NaN and infinity become zero too. That costs a few percent of a
         training step on CPU, as a product with a float mask would; a boolean fill costs twenty times as much.
         """
-        if not self._masks:
-            return
-        parameters = [find_parameter(self.model, name) for name in self._masks]
-        kept_bits, values = zip(*map(self._kept_bits, self._masks, parameters), strict=True)
+        parameters = {name: find_parameter(self.model, name) for name in self._masks}
         with torch.no_grad():
-            for parameter, bits in zip(parameters, kept_bits, strict=True):
+            for name, parameter in parameters.items():
+                bits, value = self._kept_bits(name, parameter)
                 clear_bits(parameter, bits)
-            if self.pruned_values:
-                torch._foreach_add_(parameters, values)
+                if value is not None:
+                    parameter.add_(value)
 
     def verify(self) -> int:
         """The number of pruned weights of the model that are not zero, or not their pruned value."""
@@ -155,8 +153,8 @@ class Masks(Mapping[str, Tensor]):
         for name in self._masks:
             parameter = find_parameter(self.model, name).detach()
             bits, value = self._kept_bits(name, parameter)
-            expected = torch.zeros_like(parameter) if value is None else value
-            wrong += int(torch.count_nonzero((parameter != expected) & (bits == 0)))
+            is_wrong = parameter != (0 if value is None else value)
+            wrong += int(torch.count_nonzero(is_wrong & (bits == 0)))
         return wrong
 
     def attach(self, optimizer: torch.optim.Optimizer) -> "Masks":

@@ -17,12 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.compression.accuracy_budget import BITS, DENSITIES, Trial, find_smallest
-from prunus.compression.checks import (
-    PRUNED_ENCODING,
-    check_compressible,
-    check_options,
-    stage_encodings,
-)
+from prunus.compression.checks import PRUNED_ENCODING, check_compressible, check_options, stage_encodings
 from prunus.compression.container import load
 from prunus.compression.container.file_format import as_bytes
 from prunus.compression.density_plan import DensityPlan, plan_densities

@@ -147,10 +147,7 @@ def make_report(
 
 
 def _output_errors(
-    model: nn.Module,
-    before: Params,
-    result: PruneResult,
-    collect: CollectHessians,
+    model: nn.Module, before: Params, result: PruneResult, collect: CollectHessians
 ) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
     """The relative errors with pruned weights at zero, and after the update; and why others are not measured."""
     unmeasured = why_no_layer_inputs(model, before)

@@ -78,10 +78,7 @@ def parse_header(content: bytes) -> tuple[Header, tuple[TensorEntry, ...]]:
     check_structure(content, "The header")
     try:
         header = json.loads(
-            content.decode(),
-            parse_constant=_finite,
-            parse_float=_finite,
-            object_pairs_hook=_unique,
+            content.decode(), parse_constant=_finite, parse_float=_finite, object_pairs_hook=_unique
         )
     except (ValueError, RecursionError) as error:
         raise CorruptFileError(f"The header is corrupt: invalid JSON: {error}.") from error

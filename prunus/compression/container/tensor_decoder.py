@@ -10,12 +10,7 @@ from torch import Tensor
 
 from prunus.compression.codecs import CODECS, relative_index
 from prunus.compression.codecs.bitstream import CHUNK
-from prunus.compression.container.file_format import (
-    DTYPES,
-    Bits,
-    to_row_major,
-    unsigned_dtype,
-)
+from prunus.compression.container.file_format import DTYPES, Bits, to_row_major, unsigned_dtype
 from prunus.compression.container.header import TensorEntry
 from prunus.compression.container.seeded_encoder import decode_seeded
 from prunus.compression.container.tensor_blob import COLUMN_MAJOR, HALF, TensorBlob

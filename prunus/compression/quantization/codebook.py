@@ -107,13 +107,9 @@ def quantize_weights(
         weight = params[name].detach().float().flatten()
         indices = (mask.to(weight.device).flatten() & (weight != 0)).nonzero().squeeze(1)
         values = weight[indices].cpu().numpy()
-        codebook, codes = _codebook(values, bits[name], initialize, seed, name)
-        result[name] = CodebookTensor(
-            torch.from_numpy(codebook).to(weight.device),
-            torch.from_numpy(codes).to(weight.device),
-            indices,
-            params[name].shape,
-        )
+        codebook, codes = map(torch.from_numpy, _codebook(values, bits[name], initialize, seed, name))
+        codebook, codes = codebook.to(weight.device), codes.to(weight.device)
+        result[name] = CodebookTensor(codebook, codes, indices, params[name].shape)
     return result
 
 

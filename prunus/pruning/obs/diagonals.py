@@ -364,13 +364,11 @@ def _check_values(objective: Objective, steps: list[ChainStep], values: list[Ten
 
 
 def _check_layers(objective: Objective, steps: list[ChainStep]) -> None:
-    """Raise ModelError where a weight is in none of the layers, or there is no layer."""
+    """Raise ModelError where a weight is in none of the layers."""
     layers = {step.name for step in steps if step.layer is not None}
     for name in objective.weights:
         if name.rpartition(".")[0] not in layers:
             raise _unsupported(objective.model, f"{name!r} belongs to none of its layers, {sorted(layers)}")
-    if not steps:
-        raise ModelError(f"Expected a layer to prune in {type(objective.model).__name__}, got none.")
 
 
 DIAGONALS: dict[str, Diagonal] = {

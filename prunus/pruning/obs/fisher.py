@@ -172,11 +172,7 @@ class Fisher(LossMethod):
                 ]
                 pivots[name] = from_blocks(torch.cat(parts), current.weights[name])
             return FisherState(
-                weights=current.weights,
-                masks=masks,
-                fisher=fisher,
-                pivots=pivots,
-                damping=self.damping,
+                weights=current.weights, masks=masks, fisher=fisher, pivots=pivots, damping=self.damping
             )
 
         return examine
@@ -256,7 +252,13 @@ def empirical_fisher(
         ModelError: F would be larger than MAX_FISHER_BYTES.
         NonFiniteError: A gradient, or a product of two, is not finite.
     """
-    _check_size(objective.weights, block_size)
+    sizes = [weight.numel() for weight in objective.weights.values()]
+    num_bytes = 8 * sum(size * min(block_size, size) for size in sizes)
+    if num_bytes > MAX_FISHER_BYTES:
+        raise ModelError(
+            f"Expected a Fisher of at most {MAX_FISHER_BYTES / 2**30:.0f} GiB, got {num_bytes / 2**30:,.0f} GiB for "
+            f"{sum(sizes):,} weights in blocks of {block_size:,}; use smaller blocks."
+        )
     fisher = {}
     for name, w in objective.weights.items():
         num_blocks, size = to_blocks(w.flatten(), block_size).shape
@@ -284,15 +286,6 @@ def _add_products(total: Tensor, gradients: Tensor) -> None:
         chunk = slice(first, first + step)
         g = gradients[:, chunk].double().transpose(0, 1)
         total[chunk].baddbmm_(g.transpose(1, 2), g)
-
-
-def _check_size(weights: Params, block_size: int) -> None:
-    num_bytes = 8 * sum(w.numel() * min(block_size, w.numel()) for w in weights.values())
-    if num_bytes > MAX_FISHER_BYTES:
-        raise ModelError(
-            f"Expected a Fisher of at most {MAX_FISHER_BYTES / 2**30:.0f} GiB, got {num_bytes / 2**30:,.0f} GiB for "
-            f"{sum(w.numel() for w in weights.values()):,} weights in blocks of {block_size:,}; use smaller blocks."
-        )
 
 
 def damped_cholesky(fisher: Tensor, remaining: Tensor, damping: float, name: str) -> Tensor:

@@ -1,6 +1,7 @@
 """What every pruning method has in common, and the methods that use derivatives of a loss."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -116,7 +117,7 @@ class PruningMethod(ABC):
             NonFiniteError: Inputs, curvature or updated weights are not finite.
         """
         scope = parse_scope(scope)
-        view = layer_view(model, weights, only_computed=not (self.uses_layer_inputs or scope.is_pattern))
+        view = self.view(model, weights, scope)
         with view.names_of_model():
             task = PruneTask(
                 self.summary, view.model, view.weights(weights), view.density(density), scope, calibration,
@@ -125,6 +126,19 @@ class PruningMethod(ABC):
             )  # fmt: skip
             result = self.in_view(view, weights)._prune(task)
         return view.from_view(result)
+
+    def view(self, model: nn.Module, names: Collection[str], scope: Scope) -> LayerView:
+        """The view of a network that this method prunes.
+
+        Args:
+            model: The network.
+            names: The names of its weights to prune.
+            scope: Which weights are ranked together.
+
+        Returns:
+            The view; other layers are replaced only where the method or the scope needs rows and columns.
+        """
+        return layer_view(model, names, only_computed=not (self.uses_layer_inputs or scope.is_pattern))
 
     def in_view(self, view: LayerView, weights: Params) -> "PruningMethod":
         """This method for a view of the network: the method itself, where it holds no tensors of the network.

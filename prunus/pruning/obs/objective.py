@@ -14,15 +14,7 @@ from prunus.pruning.calibration_checks import check_finite_inputs, check_reached
 from prunus.pruning.masks import check_finite
 from prunus.pruning.structured.graph import TracedGraph, trace_model
 from prunus.pruning.weights import copied, with_weights
-from prunus.training.losses import (
-    LOSSES,
-    Loss,
-    LossFunction,
-    check_labels,
-    find_loss,
-    loss_rows,
-    mean_loss,
-)
+from prunus.training.losses import LOSSES, Loss, LossFunction, check_labels, find_loss, loss_rows, mean_loss
 from prunus.training.outputs import Forward, call_model, output_field, output_tensor
 from prunus.types import IGNORE_INDEX, Params
 

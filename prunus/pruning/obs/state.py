@@ -161,8 +161,10 @@ def intermediate_densities(
     starts = {name: mask_density({name: mask}) for name, mask in masks.items()}
     sizes = numel_by_name(masks)
     uneven = not scope.ranks_layers_together and len(set(starts.values())) > 1
-    if not uneven and not isinstance(density, Mapping):  # one number for all tensors together
-        targets, starts, sizes = {"": density}, {"": mask_density(masks)}, {"": sum(sizes.values())}
+    is_one_number = False
+    if not uneven and not isinstance(density, Mapping):
+        is_one_number = True
+        targets, starts, sizes = {"all": density}, {"all": mask_density(masks)}, {"all": sum(sizes.values())}
     remaining = sum(int(mask.sum()) for mask in masks.values())
     if num_steps is None:
         num_steps = max(1, remaining - sum(num_to_keep(targets[name], size) for name, size in sizes.items()))
@@ -170,6 +172,6 @@ def intermediate_densities(
         raise DensityError(f"Expected at most {remaining} steps, one per remaining weight, got {num_steps}.")
     between: list[Density] = []
     for step in range(1, num_steps):
-        by_name = {name: d + (targets[name] - d) * step / num_steps for name, d in starts.items()}
-        between.append(by_name.get("", by_name))
+        by_name = {name: start + (targets[name] - start) * step / num_steps for name, start in starts.items()}
+        between.append(by_name["all"] if is_one_number else by_name)
     return [*between, density]

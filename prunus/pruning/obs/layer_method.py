@@ -151,7 +151,7 @@ class LayerMethod(PruningMethod):
 
     @abstractmethod
     def _prune_layers(self, task: LayerTask) -> PruneResult:
-        """Prune layers together; what the Hessians say of damping is not needed in the result."""
+        """Prune layers together; the caller adds their dampings to the result."""
 
 
 def _masked(weights: Params, within: MaskDict | None) -> Params:

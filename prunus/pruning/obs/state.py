@@ -168,7 +168,7 @@ def intermediate_densities(
     remaining = sum(int(mask.sum()) for mask in masks.values())
     if num_steps is None:
         num_steps = max(1, remaining - sum(num_to_keep(targets[name], size) for name, size in sizes.items()))
-    if num_steps > remaining:
+    elif num_steps > remaining:
         raise DensityError(f"Expected at most {remaining} steps, one per remaining weight, got {num_steps}.")
     between: list[Density] = []
     for step in range(1, num_steps):

@@ -36,6 +36,9 @@ from prunus.pruning.weight_layers import WeightLayer, is_transformers_conv1d, we
 from prunus.pruning.weights import attribute_tensors
 from prunus.types import Density, MaskDict, Params
 
+PLAIN_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Layers that are the same in a view."""
+
 Reorder = Callable[[Tensor], Tensor]
 
 
@@ -192,21 +195,14 @@ def why_no_layer_inputs(model: nn.Module, names: Collection[str]) -> dict[str, s
     for name in names:
         layer = layers.get(name)
         owner = layer.module if layer else model.get_submodule(name.rpartition(".")[0])
-        is_known = isinstance(owner, KNOWN) or is_transformers_conv1d(owner)
+        is_known = isinstance(owner, PLAIN_LAYERS) or _maker(owner) is not None
         if num_owners[id(model.get_parameter(name))] > 1:
             reasons[name] = "its tensor is used by several layers, whose output errors differ"
-        elif layer is None or not is_known or (isinstance(owner, nn.RNNBase) and owner.proj_size):
+        elif layer is None or not is_known:
             reasons[name] = f"the output error of {type(owner).__name__} is not known"
         elif layer.computed is not None and not layer.computed.keeps_values:
             reasons[name] = f"{layer.computed.function} scales the weight after the update"
     return reasons
-
-
-KNOWN = (
-    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED),
-    *(nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase),
-)
-"""Layers whose inputs a hook on a view receives."""
 
 
 def _maker(module: nn.Module) -> Callable[[Any], nn.Module] | None:

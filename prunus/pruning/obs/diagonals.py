@@ -344,7 +344,7 @@ def _unsupported(model: nn.Module, why: str) -> ModelError:
     return ModelError(
         f"The curvature recursion does not support {type(model).__name__}: {why}; it supports a chain of Linear, "
         "Conv1d, Conv2d, pooling, flatten, BatchNorm and elementwise activations. For other networks choose "
-        "DIAGONALS['exact'] or DIAGONALS['hutchinson']."
+        "the criterion 'obd_hutchinson', which estimates the diagonal for any network."
     )
 
 

@@ -23,6 +23,7 @@ def decompress(
     from prunus.errors import OutputError
     from prunus.files import check_writable, write_atomic
     from prunus.models.safetensors_file import safetensors_bytes
+    from prunus.report.formatting import pluralize
 
     target = out or (file.with_suffix(".safetensors") if file.name else file)
     check_writable(target, force=force, inputs=[file])
@@ -31,4 +32,4 @@ def decompress(
     state = read(file, max_bytes)
     content = safetensors_bytes(state)
     write_atomic(target, content)
-    echo(f"{target}: {len(state)} tensors, {len(content):,} bytes.")
+    echo(f"{target}: {pluralize(len(state), 'tensor')}, {len(content):,} bytes.")

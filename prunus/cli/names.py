@@ -22,7 +22,9 @@ NAMES: dict[str, tuple[str, ...]] = {
             large_final_same_sign large_final_diff_sign magnitude_increase_same_sign magnitude_increase_diff_sign
             snip gradient grasp synflow obd obs sparse_gpt admm fisher full_obs obd_hutchinson
         """,
-        "filter criterion": "l1 l2 bn_scale taylor geometric_median activation apoz thinet lasso random",
+        "filter criterion": """
+            l1 l2 bn_scale taylor geometric_median activation apoz thinet lasso obs obd_hutchinson random
+        """,
         "scope": "layer global 2:4 4:8 1x4",
         "preset": """
             lenet-300-100 lenet-5 demo han2016-lenet-300-100 han2016-lenet-5 default cnn without-training

@@ -37,5 +37,6 @@ def pack(
         sizes = {"file_bytes": size, "original_bytes": original, "ratio": original / size}
         echo_json({"file": str(path), **sizes, "keys": list(checkpoint.keys)})
     else:
+        tensors = formatting.pluralize(len(checkpoint.state), "tensor")
         ratio = formatting.format_ratio(original / size)
-        echo(f"{path}: {len(checkpoint.state)} tensors, {original:,} bytes in {size:,}, {ratio}.")
+        echo(f"{path}: {tensors}, {original:,} bytes in {size:,}, {ratio}.")

@@ -42,7 +42,7 @@ RAY = (
 )
 BACKEND = (
     "Backend that trains tickets and their baselines: dense, sparse or auto. The same as --set backend=NAME. By "
-    "default dense, as in the published results."
+    "default auto."
 )
 CHANGES = "Change a setting, for example network=conv-2, epochs=10 or rounds=8. May be repeated."
 SIZE = "smoke, default or full. By default the largest size that has a finished run."

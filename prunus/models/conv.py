@@ -7,25 +7,26 @@ Weights (without biases) as published: Conv-2 4,300,992; Conv-4 2,425,024; Conv-
 Zhou et al. 2019 build it; Frankle & Carbin print 1.7M for it, which three poolings of 32 x 32 do not give).
 """
 
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunus.models.initialization import build_model
+from prunus.models.initialization import BuiltIn, glorot_normal, scaled
 
 
 class Conv(nn.Module):
     """`blocks` convolutional blocks and three fully connected layers. [B, 3, 32, 32] -> [B, 10]."""
 
-    def __init__(self, blocks: int) -> None:
+    def __init__(self, blocks: int, width: float = 1.0) -> None:
         super().__init__()
-        channels = [3] + [64 * 2**block for block in range(blocks) for _ in range(2)]
+        channels = [3] + [scaled(64 * 2**block, width) for block in range(blocks) for _ in range(2)]
         self.convolutions = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1) for i, o in pairwise(channels))
-        side = 32 // 2**blocks
-        self.fc1 = nn.Linear(channels[-1] * side * side, 256)
-        self.fc2 = nn.Linear(256, 256)
-        self.fc3 = nn.Linear(256, 10)
+        side, hidden = 32 // 2**blocks, scaled(256, width)
+        self.fc1 = nn.Linear(channels[-1] * side * side, hidden)
+        self.fc2 = nn.Linear(hidden, hidden)
+        self.fc3 = nn.Linear(hidden, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of a batch."""
@@ -38,28 +39,16 @@ class Conv(nn.Module):
         return self.fc3(x)  # type: ignore[no-any-return]
 
 
-def conv_2(*, seed: int = 0) -> nn.Module:
-    """Conv-2: 4,300,992 weights, 4,301,642 parameters.
-
-    >>> sum(p.numel() for p in conv_2().parameters() if p.dim() > 1)
-    4300992
-    """
-    return build_model("conv-2", Conv(1), seed)
-
-
-def conv_4(*, seed: int = 0) -> nn.Module:
-    """Conv-4: 2,425,024 weights, 2,425,930 parameters.
-
-    >>> sum(p.numel() for p in conv_4().parameters() if p.dim() > 1)
-    2425024
-    """
-    return build_model("conv-4", Conv(2), seed)
-
-
-def conv_6(*, seed: int = 0) -> nn.Module:
-    """Conv-6: 2,261,184 weights, 2,262,602 parameters.
-
-    >>> sum(p.numel() for p in conv_6().parameters() if p.dim() > 1)
-    2261184
-    """
-    return build_model("conv-6", Conv(3), seed)
+CONVS = tuple(
+    BuiltIn(
+        f"conv-{2 * blocks}",
+        f"Conv-{2 * blocks}: {weights} weights, {parameters} parameters.",
+        partial(Conv, blocks),
+        glorot_normal,
+    )
+    for blocks, weights, parameters in (
+        (1, "4,300,992", "4,301,642"),
+        (2, "2,425,024", "2,425,930"),
+        (3, "2,261,184", "2,262,602"),
+    )
+)

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from prunus.cli.options import AsJson
@@ -55,12 +56,14 @@ def list_(as_json: AsJson = False) -> None:
 def registries() -> dict[str, Mapping[str, Any]]:
     """The tables of built-in components, by the kind of component."""
     from prunus.experiments import EXPERIMENTS, PAPERS, experiments_of
-    from prunus.registry import import_object
 
+    tables = {}
+    for kind, table in TABLES.items():
+        module, _, name = table.partition(":")
+        tables[kind] = getattr(import_module(f"prunus.{module}"), name)
     papers = {paper: f"All of: {', '.join(experiments_of(paper))}" for paper in PAPERS}
-    experiments = papers | {name: EXPERIMENTS[name].description for name in EXPERIMENTS}
-    tables = {kind: import_object(f"prunus.{table}", Mapping) for kind, table in TABLES.items()}
-    return {**tables, "experiments": experiments}
+    experiments = {name: EXPERIMENTS[name].description for name in EXPERIMENTS}
+    return {**tables, "experiments": papers | experiments}
 
 
 def description(component: Any) -> str:

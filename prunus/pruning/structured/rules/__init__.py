@@ -11,4 +11,3 @@ from prunus.pruning.structured.rules.elementwise import elementwise as elementwi
 from prunus.pruning.structured.rules.joins import GENERATORS as GENERATORS
 from prunus.pruning.structured.rules.registry import RULES as RULES
 from prunus.pruning.structured.rules.registry import UnsupportedCall as UnsupportedCall
-from prunus.pruning.structured.rules.registry import fixed as fixed

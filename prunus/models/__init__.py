@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from prunus.models.conv import conv_2, conv_4, conv_6
+from prunus.models.conv import CONVS
 from prunus.models.densenet import DENSENETS
 from prunus.models.imagenet_resnet import IMAGENET_RESNETS
 from prunus.models.lenet import lenet_5, lenet_300_100
@@ -14,23 +14,11 @@ from prunus.models.resnet import RESNETS
 from prunus.models.vgg import VGGS
 from prunus.models.vit import VIT_SMALL
 
-_FAMILIES = (
-    *RESNETS,
-    *PRERESNETS,
-    *DENSENETS[:2],
-    *VGGS,
-    *IMAGENET_RESNETS,
-    DENSENETS[2],
-    MOBILENET_V2,
-    VIT_SMALL,
-)
+_CONVOLUTIONAL = (*CONVS, *RESNETS, *PRERESNETS, *DENSENETS[:2], *VGGS, *IMAGENET_RESNETS, DENSENETS[2])
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet-300-100": lenet_300_100,
     "lenet-5": lenet_5,
-    "conv-2": conv_2,
-    "conv-4": conv_4,
-    "conv-6": conv_6,
-    **{model.name: model for model in _FAMILIES},
+    **{model.name: model for model in (*_CONVOLUTIONAL, MOBILENET_V2, VIT_SMALL)},
 }
 
 

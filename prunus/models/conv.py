@@ -5,14 +5,18 @@ Blocks of two 3 x 3 'same' convolutions and a 2 x 2 max-pooling with 64, 128, 25
 
 Weights (without biases) as published: Conv-2 4,300,992; Conv-4 2,425,024; Conv-6 2,261,184 (as
 Zhou et al. 2019 build it; Frankle & Carbin print 1.7M for it, which three poolings of 32 x 32 do not give).
+
+    >>> [sum(p.numel() for p in conv().parameters() if p.dim() > 1) for conv in CONVS]
+    [4300992, 2425024, 2261184]
 """
 
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunus.models.initialization import build_model
+from prunus.models.initialization import BuiltIn, glorot_normal
 
 
 class Conv(nn.Module):
@@ -38,28 +42,11 @@ class Conv(nn.Module):
         return self.fc3(x)  # type: ignore[no-any-return]
 
 
-def conv_2(*, seed: int = 0) -> nn.Module:
-    """Conv-2: 4,300,992 weights, 4,301,642 parameters.
-
-    >>> sum(p.numel() for p in conv_2().parameters() if p.dim() > 1)
-    4300992
-    """
-    return build_model("conv-2", Conv(1), seed)
-
-
-def conv_4(*, seed: int = 0) -> nn.Module:
-    """Conv-4: 2,425,024 weights, 2,425,930 parameters.
-
-    >>> sum(p.numel() for p in conv_4().parameters() if p.dim() > 1)
-    2425024
-    """
-    return build_model("conv-4", Conv(2), seed)
-
-
-def conv_6(*, seed: int = 0) -> nn.Module:
-    """Conv-6: 2,261,184 weights, 2,262,602 parameters.
-
-    >>> sum(p.numel() for p in conv_6().parameters() if p.dim() > 1)
-    2261184
-    """
-    return build_model("conv-6", Conv(3), seed)
+CONVS = tuple(
+    BuiltIn(f"conv-{2 * blocks}", f"Conv-{2 * blocks}: {text}.", partial(Conv, blocks), glorot_normal)
+    for blocks, text in (
+        (1, "4,300,992 weights, 4,301,642 parameters"),
+        (2, "2,425,024 weights, 2,425,930 parameters"),
+        (3, "2,261,184 weights, 2,262,602 parameters"),
+    )
+)

@@ -205,11 +205,8 @@ def loss_rows(outputs: Tensor, targets: Tensor | None, loss: Loss) -> tuple[Tens
             outputs = outputs.movedim(1, -1)
         if is_last or is_second:
             return outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1)
-    kind = (
-        "int64 labels [B], [B, T] or [B, H, W]"
-        if loss.takes_labels
-        else "numbers of the shape of the outputs"
-    )
+    labels = "int64 labels [B], [B, T] or [B, H, W]"
+    kind = labels if loss.takes_labels else "numbers of the shape of the outputs"
     raise StatisticsError(
         f"Expected {kind} for the loss {loss.name!r}, got outputs {list(outputs.shape)} and labels "
         f"{list(targets.shape)} of {targets.dtype}; pass others, or loss=lambda output, batch: ..."

@@ -7,18 +7,18 @@ parameters and unused parameters need nothing special, because the model is not 
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
 from prunus.errors import SpecError
 
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+Fabric = Any
+"""A `lightning.Fabric`, which only the caller imports."""
 
 
-def check_fabric(fabric: "Fabric", device: torch.device) -> None:
+def check_fabric(fabric: Fabric, device: torch.device) -> None:
     """Raise SpecError unless the processes of a Fabric are started and can train.
 
     Args:

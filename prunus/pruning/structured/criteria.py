@@ -12,7 +12,7 @@
 Any criterion for weights, such as `obd`, can be used for filters: its scores are summed over all coupled weights.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -60,6 +60,13 @@ class FilterStatistics:
             )
         return as_examples(self.calibration)
 
+    def collect(
+        self, weights: dict[str, Tensor], requires: Collection[str], examples: Examples
+    ) -> Statistics:
+        """Statistics of weights on examples, as `prunus.prune` collects them."""
+        forward, loss = self.forward, self.loss
+        return collect(self.model, weights, requires, examples, forward=forward, loss=loss, seed=self.seed)
+
     @property
     def weights(self) -> dict[str, Tensor]:
         """The parameters of the groups, by name."""
@@ -80,10 +87,14 @@ class FilterStatistics:
         return readers
 
     @cached_property
+    def reader_weights(self) -> dict[str, Tensor]:
+        """The weights of the layers in `readers`."""
+        return {name: resolve(self.model, name).detach() for name in self.readers}
+
+    @cached_property
     def hessians(self) -> dict[str, LayerHessian]:
         """H = 2 X Xᵀ / N of the inputs of the layers in `readers`. Raises StatisticsError without examples."""
-        weights = {name: resolve(self.model, name).detach() for name in self.readers}
-        return layer_hessians(self.model, weights, self.examples, forward=self.forward)
+        return layer_hessians(self.model, self.reader_weights, self.examples, forward=self.forward)
 
 
 @dataclass(frozen=True)
@@ -102,11 +113,9 @@ class FilterCriterion:
         for group in statistics.groups:
             values = scores.get(group.name)
             if values is None or values.shape != (group.channels,) or not values.isfinite().all():
-                got = (
-                    "none"
-                    if values is None
-                    else f"shape {list(values.shape)}, finite: {bool(values.isfinite().all())}"
-                )
+                got = "none"
+                if values is not None:
+                    got = f"shape {list(values.shape)}, finite: {bool(values.isfinite().all())}"
                 raise StatisticsError(
                     f"Expected {group.channels} finite scores for the channels of {group.name!r}, got {got}; choose "
                     "another criterion, or exclude it."
@@ -164,10 +173,14 @@ def batch_norm_scales(model: nn.Module) -> Tensor:
     >>> batch_norm_scales(nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3))).item()
     3.0
     """
-    norms = [m.weight for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.affine]
+    norms = _batch_norm_weights(model)
     if not norms:
         raise StatisticsError(f"Expected BatchNorm layers with a scale in {type(model).__name__}, got none.")
     return torch.stack([weight.abs().sum() for weight in norms]).sum()
+
+
+def _batch_norm_weights(model: nn.Module) -> list[Tensor]:
+    return [m.weight for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.affine]
 
 
 # --- weights and gradients ----------------------------------------------------------------------------------------
@@ -191,18 +204,12 @@ def _random(stats: FilterStatistics) -> Scores:
 
 
 def _bn_scale(stats: FilterStatistics) -> Scores:
-    norms = {
-        f"{path}.weight" if path else "weight"
-        for path, module in stats.model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine
-    }
-    scales = {name: weight.abs() for name, weight in stats.weights.items() if name in norms}
-    return {
-        group.name: group.reduce(scales)
-        / group.reduce({name: torch.ones_like(scale) for name, scale in scales.items()})
-        for group in stats.groups
-        if any(member.name in scales for member in group.members)
-    }
+    norms = {id(weight) for weight in _batch_norm_weights(stats.model)}
+    names = {name for name, weight in stats.model.named_parameters() if id(weight) in norms}
+    scales = {name: weight.abs() for name, weight in stats.weights.items() if name in names}
+    ones = {name: torch.ones_like(scale) for name, scale in scales.items()}
+    groups = [g for g in stats.groups if any(member.name in scales for member in g.members)]
+    return {group.name: group.reduce(scales) / group.reduce(ones) for group in groups}
 
 
 def _taylor(stats: FilterStatistics) -> Scores:
@@ -210,11 +217,8 @@ def _taylor(stats: FilterStatistics) -> Scores:
     totals = {group.name: torch.zeros(group.channels, dtype=torch.float64) for group in stats.groups}
     batches = examples.equal_batches(TAYLOR_BATCH)
     for batch in batches:
-        collected = collect(
-            stats.model, weights, {"gradients"}, Examples(batch),
-            forward=stats.forward, loss=stats.loss, seed=stats.seed,
-        )  # fmt: skip
-        products = {name: weight * collected.gradients[name] for name, weight in weights.items()}
+        gradients = stats.collect(weights, {"gradients"}, Examples(batch)).gradients
+        products = {name: weight * gradients[name] for name, weight in weights.items()}
         for group in stats.groups:
             totals[group.name] += group.reduce(products).double().cpu().square() / len(batches)
     return totals
@@ -222,13 +226,9 @@ def _taylor(stats: FilterStatistics) -> Scores:
 
 def _summed(criterion: Criterion, stats: FilterStatistics) -> Scores:
     weights = {name: weight for name, weight in stats.weights.items() if weight.dim() > 1}
+    collected = Statistics(weights, stats.seed)
     if criterion.needs_examples:
-        collected = collect(
-            stats.model, weights, criterion.requires, stats.examples, forward=stats.forward, loss=stats.loss,
-            seed=stats.seed,
-        )  # fmt: skip
-    else:
-        collected = Statistics(weights, stats.seed)
+        collected = stats.collect(weights, criterion.requires, stats.examples)
     scores = criterion(collected)
     return {group.name: group.reduce(scores) for group in stats.groups}
 
@@ -248,21 +248,20 @@ def _geometric_median(stats: FilterStatistics) -> Scores:
 
 def _activations(function: Callable[[Tensor], Tensor], stats: FilterStatistics) -> Scores:
     """The mean of a function of the inputs of the next layers."""
-    readers = stats.readers
-    totals: dict[str, Any] = dict.fromkeys(readers, 0.0)
-    counts = dict.fromkeys(readers, 0)
+    weights = stats.reader_weights
+    totals: dict[str, Any] = dict.fromkeys(weights, 0.0)
+    counts = dict.fromkeys(weights, 0)
 
     def add(name: str, inputs: Tensor) -> None:
-        is_linear = resolve(stats.model, name).dim() == 2
+        is_linear = weights[name].dim() == 2
         values = function(inputs).double().movedim(-1 if is_linear else 1, 0).flatten(1)
         totals[name] = totals[name] + values.sum(1)
         counts[name] += values.shape[1]
 
-    weights = {name: resolve(stats.model, name).detach() for name in readers}
-    adders = {name: partial(add, name) for name in readers}
+    adders = {name: partial(add, name) for name in weights}
     pass_layer_inputs(stats.model, weights, stats.examples, adders, forward=stats.forward)
     scores: dict[str, Any] = {}
-    for name, groups_read in readers.items():
+    for name, groups_read in stats.readers.items():
         for group, member in groups_read:
             values = (totals[name] / counts[name])[member.indices.to(totals[name].device)].mean(1)
             scores[group.name] = scores.get(group.name, 0.0) + values
@@ -288,17 +287,16 @@ def _contributions(stats: FilterStatistics) -> dict[str, Tensor]:
 
     With H = 2 X Xᵀ / N of the layer's inputs, an entry is the sum of the block of channels c, d of (Wᵀ W) ∘ H / 2.
     """
-    grams: dict[str, Tensor] = {}
+    grams: dict[str, Any] = {}
     for name, groups_read in stats.readers.items():
-        weight = resolve(stats.model, name).detach()
+        weight = stats.reader_weights[name]
         matrix = to_matrix(weight).double()
         products = matrix.T @ matrix * stats.hessians[name].hessian[0] / 2
         for group, member in groups_read:
             columns = input_columns(weight, member)
             order = columns.flatten().to(products.device)
             blocks = products[order][:, order].reshape(*columns.shape, *columns.shape)
-            gram = blocks.sum((1, 3))
-            grams[group.name] = grams[group.name] + gram if group.name in grams else gram
+            grams[group.name] = grams.get(group.name, 0.0) + blocks.sum((1, 3))
     return grams
 
 

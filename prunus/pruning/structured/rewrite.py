@@ -11,7 +11,6 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from prunus.data.examples import iter_tensors
-from prunus.errors import ModelError
 from prunus.pruning.structured.graph import TracedGraph, exact_attention, export_program
 from prunus.pruning.structured.labels import KeptIds, SizeConstant
 from prunus.pruning.structured.verify import LOW_PRECISION_TOLERANCE, largest_difference, outputs_of
@@ -30,16 +29,12 @@ def exported_module(traced: TracedGraph, model: nn.Module) -> fx.GraphModule:
 
     Returns:
         The module.
-
-    Raises:
-        ModelError: What `torch.export` returned is no graph.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch copies trees with a deprecated class of its own
         program = _program_for_any_batch(traced, model) or traced.program
         module = copy.deepcopy(program.module(check_guards=False))
-    if not isinstance(module, fx.GraphModule):
-        raise ModelError("Expected torch.export to return a graph module; use rewrite=False.")
+    assert isinstance(module, fx.GraphModule)
     for name in ("train", "eval"):  # torch sets functions that refuse to be called
         module.__dict__.pop(name, None)
     for part in module.modules():

@@ -96,6 +96,12 @@ def _module(model: nn.Module, path: str) -> nn.Module:
         return model
 
 
+def _place(constant: SizeConstant, model: nn.Module) -> tuple[Any, ...]:
+    """The place of a constant in the code: the class, the line and the argument."""
+    module, node = _module(model, module_path(constant.node)), constant.node
+    return type(module), source_line(node), constant.argument, constant.position
+
+
 Touched = dict[str, tuple[Group, list[SizeConstant]]]
 
 
@@ -116,11 +122,7 @@ def _partitions(touched: Touched, model: nn.Module) -> Iterator[tuple[list[Group
     """Partition the groups: those that change constants of the same lines of the same classes are solved together."""
     parts: dict[frozenset[Any], list[tuple[Group, list[SizeConstant]]]] = defaultdict(list)
     for group, constants in touched.values():
-        key = frozenset(
-            (type(_module(model, module_path(c.node))), source_line(c.node), c.argument, c.position)
-            for c in constants
-        )
-        parts[key].append((group, constants))
+        parts[frozenset(_place(c, model) for c in constants)].append((group, constants))
     for members in parts.values():
         yield [group for group, _ in members], [c for _, constants in members for c in constants]
 
@@ -144,11 +146,9 @@ def _choices(constants: Sequence[SizeConstant], model: nn.Module) -> Iterator[se
     places: dict[Any, dict[str | None, set[Binding]]] = defaultdict(lambda: {None: set()})
     for constant in constants:
         path = module_path(constant.node)
-        module = _module(model, path)
-        place = (type(module), source_line(constant.node), constant.argument, constant.position)
-        for name, value in vars(module).items():
+        for name, value in vars(_module(model, path)).items():
             if type(value) is int and value == constant.value and not name.startswith("_"):
-                places[place].setdefault(name, set()).add(Binding(path, name, constant))
+                places[_place(constant, model)].setdefault(name, set()).add(Binding(path, name, constant))
     combinations = islice(product(*(attributes.items() for attributes in places.values())), MAX_CHOICES)
     for combination in sorted(combinations, key=lambda items: sum(name is not None for name, _ in items)):
         yield set[Binding]().union(*(bindings for _, bindings in combination))

@@ -130,7 +130,7 @@ def _call(coupling: Coupling, node: fx.Node, environment: Environment) -> Any:
                 labels = _elementwise(coupling, arguments, inputs)
                 if node.target._schema.is_mutable:  # type: ignore[union-attr]
                     _change_in_place(node, labels, environment)
-                return labels
+                return _as_results(node, labels)
         except UnsupportedCall as error:
             reason = str(error)
         _block(coupling, inputs, reason)

@@ -58,7 +58,7 @@ CASES = {
         {"conv1.weight": [2], "conv2.weight": [4]},
         {"fc2.weight": [0, 9], "conv2.weight": [6]},
     ),
-    "conv-2": (models.conv_2, (3, 32, 32), {"fc1.weight": [0]}, {"convolutions.1.weight": [5]}),
+    "conv-2": (models.MODELS["conv-2"], (3, 32, 32), {"fc1.weight": [0]}, {"convolutions.1.weight": [5]}),
     "normed": (Normed, (3, 9, 9), {"a.weight": [0]}, {"b.weight": [2], "head.weight": [1]}),
 }
 

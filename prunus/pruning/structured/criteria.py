@@ -102,10 +102,15 @@ class FilterCriterion:
     """A function of statistics that returns one score per channel, [channels] by name of the group."""
 
     function: Callable[[FilterStatistics], Scores]
-    description: str
+    """The first line of its docstring describes the criterion."""
     needs_examples: bool = False
     is_comparable: bool = False
     """Whether scores of different groups are comparable; others are divided by their mean for a global ranking."""
+
+    @property
+    def description(self) -> str:
+        """One line about the criterion."""
+        return (self.function.__doc__ or "").partition("\n")[0]
 
     def __call__(self, statistics: FilterStatistics) -> Scores:
         """The scores. Raises StatisticsError unless there is a finite number for each channel of each group."""
@@ -152,8 +157,7 @@ def filter_criterion(
             f"Expected a criterion, its name, or scores by parameter name, got a {type(criterion).__name__}."
         )
     of_weights = as_criterion(criterion)
-    text = f"The sum of {of_weights.name} over all coupled weights."
-    return FilterCriterion(partial(_summed, of_weights), text, of_weights.needs_examples)
+    return FilterCriterion(partial(_summed, of_weights), of_weights.needs_examples)
 
 
 def batch_norm_scales(model: nn.Module) -> Tensor:
@@ -187,16 +191,19 @@ def _batch_norm_weights(model: nn.Module) -> list[Tensor]:
 
 
 def _l1(stats: FilterStatistics) -> Scores:
+    """The L1 norm of all coupled weights."""
     magnitudes = {name: weight.abs() for name, weight in stats.weights.items()}
     return {group.name: group.reduce(magnitudes) for group in stats.groups}
 
 
 def _l2(stats: FilterStatistics) -> Scores:
+    """The L2 norm of all coupled weights."""
     squares = {name: weight.square() for name, weight in stats.weights.items()}
     return {group.name: group.reduce(squares).sqrt() for group in stats.groups}
 
 
 def _random(stats: FilterStatistics) -> Scores:
+    """Random scores, the control."""
     return {
         group.name: torch.rand(group.channels, generator=make_generator(stats.seed, "slim", group.name))
         for group in stats.groups
@@ -204,6 +211,7 @@ def _random(stats: FilterStatistics) -> Scores:
 
 
 def _bn_scale(stats: FilterStatistics) -> Scores:
+    """The BatchNorm scales (Network Slimming)."""
     norms = {id(weight) for weight in _batch_norm_weights(stats.model)}
     names = {name for name, weight in stats.model.named_parameters() if id(weight) in norms}
     scales = {name: weight.abs() for name, weight in stats.weights.items() if name in names}
@@ -213,6 +221,7 @@ def _bn_scale(stats: FilterStatistics) -> Scores:
 
 
 def _taylor(stats: FilterStatistics) -> Scores:
+    """The squared first-order change of the loss."""
     weights, examples = stats.weights, stats.examples
     totals = {group.name: torch.zeros(group.channels, dtype=torch.float64) for group in stats.groups}
     batches = examples.equal_batches(TAYLOR_BATCH)
@@ -234,6 +243,7 @@ def _summed(criterion: Criterion, stats: FilterStatistics) -> Scores:
 
 
 def _geometric_median(stats: FilterStatistics) -> Scores:
+    """The distances to the other filters of the group."""
     weights, scores = stats.weights, {}
     for group in stats.groups:
         members = [m for m in group.members if m.name in weights]
@@ -246,7 +256,17 @@ def _geometric_median(stats: FilterStatistics) -> Scores:
 # --- inputs of the next layers ------------------------------------------------------------------------------------
 
 
-def _activations(function: Callable[[Tensor], Tensor], stats: FilterStatistics) -> Scores:
+def _activation(stats: FilterStatistics) -> Scores:
+    """The mean magnitude of the inputs of the next layers."""
+    return _mean_of_inputs(torch.abs, stats)
+
+
+def _apoz(stats: FilterStatistics) -> Scores:
+    """The fraction of the inputs of the next layers that is not zero."""
+    return _mean_of_inputs(lambda x: x != 0, stats)
+
+
+def _mean_of_inputs(function: Callable[[Tensor], Tensor], stats: FilterStatistics) -> Scores:
     """The mean of a function of the inputs of the next layers."""
     weights = stats.reader_weights
     totals: dict[str, Any] = dict.fromkeys(weights, 0.0)
@@ -301,9 +321,10 @@ def _contributions(stats: FilterStatistics) -> dict[str, Tensor]:
 
 
 def _thinet(stats: FilterStatistics) -> Scores:
-    """The position of each channel in a greedy removal of the channel that changes the next layers least.
+    """Greedy reconstruction of the next layers.
 
-    The change is |Σ x_c|² over the channels that are removed so far and the candidate.
+    The score is the position of a channel in a greedy removal of the channel that changes the next layers least. The
+    change is |Σ x_c|² over the channels that are removed so far and the candidate.
     """
     scores = {}
     for name, gram in _contributions(stats).items():
@@ -326,9 +347,10 @@ LASSO_ITERATIONS = 50
 
 
 def _lasso(stats: FilterStatistics) -> Scores:
-    """The largest λ at which β_c > 0 in min |Σ x_c - Σ β_c x_c|² / 2 + λ Σ β_c, β ≥ 0, as a fraction of the first λ.
+    """Lasso regression of the next layers' outputs.
 
-    Channels that are never used are ranked below, by |x_c|².
+    The score is the largest λ at which β_c > 0 in min |Σ x_c - Σ β_c x_c|² / 2 + λ Σ β_c, β ≥ 0, as a fraction of the
+    first λ. Channels that are never used are ranked below, by |x_c|².
     """
     scores = {}
     for name, gram in _contributions(stats).items():
@@ -345,26 +367,14 @@ def _lasso(stats: FilterStatistics) -> Scores:
 
 
 FILTER_CRITERIA: dict[str, FilterCriterion] = {
-    "l1": FilterCriterion(_l1, "The L1 norm of all coupled weights."),
-    "l2": FilterCriterion(_l2, "The L2 norm of all coupled weights."),
-    "bn_scale": FilterCriterion(_bn_scale, "The BatchNorm scales (Network Slimming).", is_comparable=True),
-    "taylor": FilterCriterion(
-        _taylor, "The squared first-order change of the loss.", needs_examples=True, is_comparable=True
-    ),
-    "geometric_median": FilterCriterion(
-        _geometric_median, "The distances to the other filters of the group."
-    ),
-    "activation": FilterCriterion(
-        partial(_activations, torch.abs),
-        "The mean magnitude of the inputs of the next layers.",
-        needs_examples=True,
-    ),
-    "apoz": FilterCriterion(
-        partial(_activations, lambda x: x != 0),
-        "The fraction of the inputs of the next layers that is not zero.",
-        needs_examples=True,
-    ),
-    "thinet": FilterCriterion(_thinet, "Greedy reconstruction of the next layers.", needs_examples=True),
-    "lasso": FilterCriterion(_lasso, "Lasso regression of the next layers' outputs.", needs_examples=True),
-    "random": FilterCriterion(_random, "Random scores, the control.", is_comparable=True),
+    "l1": FilterCriterion(_l1),
+    "l2": FilterCriterion(_l2),
+    "bn_scale": FilterCriterion(_bn_scale, is_comparable=True),
+    "taylor": FilterCriterion(_taylor, needs_examples=True, is_comparable=True),
+    "geometric_median": FilterCriterion(_geometric_median),
+    "activation": FilterCriterion(_activation, needs_examples=True),
+    "apoz": FilterCriterion(_apoz, needs_examples=True),
+    "thinet": FilterCriterion(_thinet, needs_examples=True),
+    "lasso": FilterCriterion(_lasso, needs_examples=True),
+    "random": FilterCriterion(_random, is_comparable=True),
 }

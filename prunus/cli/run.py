@@ -88,7 +88,7 @@ def run(
         optional(
             "NAME",
             "Backend that trains tickets and their baselines: dense, sparse or auto. The same as --set backend=NAME. "
-            "By default dense, as in the published results.",
+            "By default auto.",
         ),
     ] = None,
     change: Annotated[

@@ -15,7 +15,7 @@ from prunus.training import RECIPES
 
 
 def _network(model: str, data: str, rates: PruningRates) -> TicketSpec:
-    return TicketSpec(BaselineSpec(model, data, RECIPES[model]), pruning_rates=rates)
+    return TicketSpec(BaselineSpec(model, data, RECIPES[model], backend="auto"), pruning_rates=rates)
 
 
 NETWORKS: Mapping[str, TicketSpec] = {

@@ -5,9 +5,6 @@ Blocks of two 3 x 3 'same' convolutions and a 2 x 2 max-pooling with 64, 128, 25
 
 Weights (without biases) as published: Conv-2 4,300,992; Conv-4 2,425,024; Conv-6 2,261,184 (as
 Zhou et al. 2019 build it; Frankle & Carbin print 1.7M for it, which three poolings of 32 x 32 do not give).
-
-    >>> [sum(p.numel() for p in conv().parameters() if p.dim() > 1) for conv in CONVS]
-    [4300992, 2425024, 2261184]
 """
 
 from functools import partial
@@ -16,20 +13,20 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunus.models.initialization import BuiltIn, glorot_normal
+from prunus.models.initialization import BuiltIn, glorot_normal, scaled
 
 
 class Conv(nn.Module):
     """`blocks` convolutional blocks and three fully connected layers. [B, 3, 32, 32] -> [B, 10]."""
 
-    def __init__(self, blocks: int) -> None:
+    def __init__(self, blocks: int, width: float = 1.0) -> None:
         super().__init__()
-        channels = [3] + [64 * 2**block for block in range(blocks) for _ in range(2)]
+        channels = [3] + [scaled(64 * 2**block, width) for block in range(blocks) for _ in range(2)]
         self.convolutions = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1) for i, o in pairwise(channels))
-        side = 32 // 2**blocks
-        self.fc1 = nn.Linear(channels[-1] * side * side, 256)
-        self.fc2 = nn.Linear(256, 256)
-        self.fc3 = nn.Linear(256, 10)
+        side, hidden = 32 // 2**blocks, scaled(256, width)
+        self.fc1 = nn.Linear(channels[-1] * side * side, hidden)
+        self.fc2 = nn.Linear(hidden, hidden)
+        self.fc3 = nn.Linear(hidden, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of a batch."""

@@ -62,13 +62,21 @@ def test_counts_are_those_published(name):
         assert prunus.count_macs(model, example(name)) == pytest.approx(macs, rel=0.008)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith(("lenet", "conv"))])
+@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith("lenet")])
 def test_description_states_the_count_and_half_the_width_has_about_a_quarter(name):
     model, narrow = on_meta(name), on_meta(name, width=0.5)
     counts = [sum(p.numel() for p in net.parameters()) for net in (model, narrow)]
     assert f"{counts[0]:,} parameters" in MODELS[name].description
     assert 0.2 < counts[1] / counts[0] < (0.6 if name == "mobilenet-v2" else 0.37)
     assert narrow(example(name)).shape == model(example(name)).shape
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"), [("conv-2", 4_300_992), ("conv-4", 2_425_024), ("conv-6", 2_261_184)]
+)
+def test_conv_networks_have_the_published_number_of_weights(name, weights):
+    assert sum(p.numel() for p in on_meta(name).parameters() if p.dim() > 1) == weights
+    assert f"{weights:,} weights" in MODELS[name].description
 
 
 def normed(name, suffixes=("weight", "bias", "running_mean", "running_var", "num_batches_tracked")):

@@ -13,7 +13,7 @@ from prunus.modules import check_initialized
 from prunus.registry import lookup
 from prunus.training.augmentation import AUGMENTATIONS, augment_batch
 from prunus.training.evaluation import Totals
-from prunus.training.losses import Loss, LossFunction, training_loss
+from prunus.training.losses import AnyLoss, training_loss
 from prunus.training.modes import eval_mode, restored_modes, start_training
 from prunus.training.outputs import Forward, call_model
 from prunus.training.precision import single_precision
@@ -22,7 +22,7 @@ from prunus.types import Dataset, Split
 
 
 def check_model(
-    model: nn.Module, data: Dataset, *, call: Forward | None = None, loss: Loss | LossFunction | None = None
+    model: nn.Module, data: Dataset, *, call: Forward | None = None, loss: AnyLoss | None = None
 ) -> None:
     """Raise ModelError unless `model` can be evaluated on `data`; the model is not changed.
 
@@ -53,7 +53,7 @@ def check_trainable(
     recipe: Recipe,
     *,
     call: Forward | None = None,
-    loss: Loss | LossFunction | None = None,
+    loss: AnyLoss | None = None,
     processes: int = 1,
 ) -> None:
     """Raise ModelError unless `model` can be trained on `data` with `recipe`; the model is not changed.
@@ -201,7 +201,7 @@ def _checked_loss(
     batch: Batch,
     num_classes: int,
     call: Forward | None,
-    loss: Loss | LossFunction | None,
+    loss: AnyLoss | None,
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """The loss of a batch, after a check that it and the outputs can be evaluated."""

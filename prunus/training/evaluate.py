@@ -14,7 +14,7 @@ from prunus.errors import DataError, SpecError, StatisticsError
 from prunus.modules import check_initialized
 from prunus.training.checks import checked_forward
 from prunus.training.evaluation import Evaluation, MetricFunction, Totals
-from prunus.training.losses import Loss, LossFunction, find_loss
+from prunus.training.losses import AnyLoss, find_loss
 from prunus.training.modes import eval_mode
 from prunus.training.outputs import Forward
 from prunus.training.sparse.backend import choose_evaluation_backend
@@ -46,7 +46,7 @@ def evaluate(
     batch_size: int | None = None,
     *,
     forward: Forward | None = None,
-    loss: str | Loss | LossFunction | None = None,
+    loss: str | AnyLoss | None = None,
     metric: MetricFunction | None = None,
     progress: Progress | None = None,
     backend: str = "auto",

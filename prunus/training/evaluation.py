@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from prunus.data.examples import Batch, Examples, describe_batch, labels_of
 from prunus.data.validation import count_labeled
 from prunus.errors import DataError, ModelError, StatisticsError
-from prunus.training.losses import LOSSES, Loss, LossFunction, loss_rows, mean_loss
+from prunus.training.losses import LOSSES, AnyLoss, loss_rows, mean_loss
 from prunus.training.outputs import check_logits, output_field, output_tensor
 from prunus.types import IGNORE_INDEX
 
@@ -50,11 +50,7 @@ class Totals:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        loss: Loss | LossFunction | None,
-        metric: MetricFunction | None,
-        num_classes: int,
+        self, model: nn.Module, loss: AnyLoss | None, metric: MetricFunction | None, num_classes: int
     ) -> None:
         self.model, self.loss_function, self.metric, self.num_classes = model, loss, metric, num_classes
         self.loss: float | Tensor = 0.0

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from prunus.data.validation import count_labeled
 from prunus.training.checks import checked_forward
-from prunus.training.losses import Loss, LossFunction, training_loss
+from prunus.training.losses import AnyLoss, training_loss
 from prunus.training.outputs import Forward, call_model
 from prunus.training.parallel import Fabric, sum_gradients
 from prunus.training.precision import AUTOCAST_DTYPES
@@ -22,7 +22,7 @@ class Gradients:
         model: nn.Module,
         recipe: Recipe,
         forward: Forward | None = None,
-        loss: Loss | LossFunction | None = None,
+        loss: AnyLoss | None = None,
         fabric: Fabric | None = None,
     ) -> None:
         """Store the settings; nothing is compiled until the first batch.

@@ -19,7 +19,7 @@ from prunus.training.checks import check_dense_state, check_trainable
 from prunus.training.constraint import Constraint, NoConstraint
 from prunus.training.evaluate import EpochMetrics
 from prunus.training.identity import Identity, training_identity
-from prunus.training.losses import Loss, LossFunction, find_loss
+from prunus.training.losses import AnyLoss, find_loss
 from prunus.training.modes import restored_modes, set_modes, start_training
 from prunus.training.outputs import Forward
 from prunus.training.parallel import Fabric, check_fabric, check_same
@@ -43,7 +43,7 @@ def train(
     masks: Mapping[str, Tensor] | None = None,
     constraint: Constraint | None = None,
     forward: Forward | None = None,
-    loss: str | Loss | LossFunction | None = None,
+    loss: str | AnyLoss | None = None,
     seed: int = 0,
     start: TrainingState | None = None,
     observer: Observer | None = None,

@@ -19,7 +19,7 @@ from prunus.training.constraint import Constraint, all_trainable_tensors
 from prunus.training.evaluate import EpochMetrics, best_index, evaluate, evaluate_network, should_stop
 from prunus.training.evaluation import Evaluation
 from prunus.training.gradients import Gradients
-from prunus.training.losses import Loss, LossFunction
+from prunus.training.losses import AnyLoss
 from prunus.training.optimizers import OPTIMIZERS, PENALTIES
 from prunus.training.outputs import Forward
 from prunus.training.parallel import Fabric, average_buffers
@@ -51,7 +51,7 @@ class Trainer:
         recipe: Recipe,
         constraint: Constraint,
         forward: Forward | None = None,
-        loss: Loss | LossFunction | None = None,
+        loss: AnyLoss | None = None,
         fabric: Fabric | None = None,
     ) -> None:
         self.model, self.forward, self.loss, self.fabric = model, forward, loss, fabric

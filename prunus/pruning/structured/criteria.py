@@ -31,7 +31,7 @@ from prunus.pruning.structured.graph import resolve
 from prunus.pruning.structured.groups import Group, GroupMember
 from prunus.registry import lookup
 from prunus.seeds import make_generator
-from prunus.training.losses import Loss, LossFunction
+from prunus.training.losses import AnyLoss
 from prunus.training.outputs import Forward
 from prunus.types import Scores
 
@@ -48,7 +48,7 @@ class FilterStatistics:
     """The groups to score."""
     calibration: Calibration | None = None
     forward: Forward | None = None
-    loss: str | Loss | LossFunction | None = None
+    loss: str | AnyLoss | None = None
     seed: int = 0
 
     @property

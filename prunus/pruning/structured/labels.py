@@ -152,6 +152,19 @@ class Coupling:
         self.count += size
         return np.arange(self.count - size, self.count)
 
+    def new_labels(self, shape: Shape, zero: bool) -> Labels:
+        """A tensor with new ids in each dimension of more than one entry.
+
+        Args:
+            shape: Its shape.
+            zero: Whether its entries are zero where the parameters of their channels are.
+
+        Returns:
+            The labels.
+        """
+        sizes = [(dim, size) for dim, size in enumerate(shape) if size > 1]
+        return Labels(shape, tuple(LabelLayer((dim,), self.new(size), zero) for dim, size in sizes))
+
     def tie(self, first: ChannelIds, second: ChannelIds) -> None:
         """Couple ids, entry by entry.
 

@@ -18,7 +18,7 @@ from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, train
 from prunus.training.checks import check_trainable
 from prunus.training.fit import check_fit, check_recipes
-from prunus.training.losses import Loss, LossFunction, find_loss
+from prunus.training.losses import AnyLoss, find_loss
 from prunus.training.modes import restored_modes
 from prunus.training.outputs import Forward
 from prunus.training.recipe_checks import check_recipe
@@ -48,7 +48,7 @@ def slim_and_retrain(
     goal: str = "macs",
     fit: Callable[[nn.Module], object] | None = None,
     forward: Forward | None = None,
-    loss: str | Loss | LossFunction | None = None,
+    loss: str | AnyLoss | None = None,
     seed: int = 0,
     checkpoints: str | os.PathLike[str] | None = None,
     report: Callable[[EpochMetrics], None] | None = None,

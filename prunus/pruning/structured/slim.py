@@ -19,7 +19,7 @@ from prunus.pruning.structured.macs import check_countable
 from prunus.pruning.structured.plan import SlimPlan
 from prunus.pruning.structured.refit import refit_weights
 from prunus.pruning.weights import copied
-from prunus.training.losses import Loss, LossFunction
+from prunus.training.losses import AnyLoss
 from prunus.training.outputs import Forward
 
 
@@ -36,7 +36,7 @@ def slim(
     scope: str = "layer",
     calibration: Calibration | None = None,
     forward: Forward | None = None,
-    loss: str | Loss | LossFunction | None = None,
+    loss: str | AnyLoss | None = None,
     seed: int = 0,
     round_to: int = 1,
     min_channels: int = 1,

@@ -16,7 +16,7 @@ from prunus.pruning.structured.graph import (
     operator_name,
     result_shapes,
 )
-from prunus.pruning.structured.labels import Coupling, LabelLayer, Labels
+from prunus.pruning.structured.labels import Coupling, Labels
 from prunus.pruning.structured.rules import GENERATORS, RULES, UnsupportedCall, elementwise
 
 ELEMENTWISE = frozenset((
@@ -84,13 +84,7 @@ def _placeholder(labeled: LabeledGraph, model: nn.Module, node: fx.Node) -> Labe
         tensor = find_tensor(model, name)
         if tensor is None or tuple(tensor.shape) != shape or not tensor.is_floating_point():
             return Labels(shape)
-        is_parameter = isinstance(tensor, nn.Parameter)
-        layers = [
-            LabelLayer((dim,), labeled.coupling.new(size), is_parameter)
-            for dim, size in enumerate(shape)
-            if size > 1
-        ]
-        labeled.parameters[name] = Labels(shape, tuple(layers))
+        labeled.parameters[name] = labeled.coupling.new_labels(shape, isinstance(tensor, nn.Parameter))
     return labeled.parameters[name]
 
 

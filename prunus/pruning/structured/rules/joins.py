@@ -97,9 +97,7 @@ def _generates_zeros(coupling: Coupling, a: Arguments) -> bool:
 @register_rule(*GENERATORS)
 def _generate(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
     """A tensor of one value: of each dimension any entries can be removed, if its size is not written out."""
-    zero = _generates_zeros(coupling, a)
-    layers = [LabelLayer((dim,), coupling.new(size), zero) for dim, size in enumerate(shape) if size > 1]
-    result = Labels(shape, tuple(layers))
+    result = coupling.new_labels(shape, _generates_zeros(coupling, a))
     note_sizes(coupling, result, "size", a["size"])
     return result
 

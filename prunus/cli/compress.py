@@ -42,8 +42,8 @@ Preset = Annotated[
     str | None,
     optional(
         "NAME",
-        "A compression preset of `prunus list`. By default the preset with the name of the model, or else default; "
-        "without-training with --no-train.",
+        "A compression preset of `prunus list`. By default the preset with the name of the model, cnn for trained "
+        "weights of a built-in network for photographs, or else default; without-training with --no-train.",
         complete=completion("preset"),
     ),
 ]
@@ -190,7 +190,8 @@ def compress(
             f"Expected trained weights of {name} without training, got none; name a file with --weights.",
             param_hint="--no-train",
         )
-    preset = preset or default_preset(name, train=not no_train)
+    network = make_model(name, seed)
+    preset = preset or default_preset(network, train=not no_train, is_trained=weights is not None)
     options = {
         "criterion": criterion, "density": density, "bits": bits, "scope": scope, "rounds": rounds, "recipe": recipe,
         "optimizer": optimizer, "learning_rate": learning_rate, "momentum": momentum, "augmentation": augmentation,
@@ -203,7 +204,6 @@ def compress(
         train=not no_train, training={"checkpoints": checkpoints}, max_accuracy_drop=max_accuracy_drop,
     )  # fmt: skip
     task = tasks.import_task(forward, loss, metric)
-    network = make_model(name, seed)
     if weights is not None:
         networks.load_weights_file(network, weights)
     patterns = {"include": tuple(include or ("*",)), "exclude": tuple(exclude or ())}

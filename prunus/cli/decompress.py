@@ -39,4 +39,5 @@ def decompress(
     state = read(file, max_bytes)
     content = safetensors_bytes(state)
     write_atomic(target, content)
-    echo(f"{target}: {len(state)} tensors, {formatting.format_int(len(content))} bytes.")
+    tensors = formatting.pluralize(len(state), "tensor")
+    echo(f"{target}: {tensors}, {formatting.format_int(len(content))} bytes.")

@@ -170,7 +170,7 @@ def train_network(name: str, model: "nn.Module", data: Any, seed: int) -> None:
             "--no-train if your function returns trained weights."
         )
     check_model(model, data)
-    recipe = COMPRESSION_RECIPES[default_preset(name)].dense
+    recipe = COMPRESSION_RECIPES[default_preset(model)].dense
     epochs = formatting.pluralize(recipe.epochs, "epoch")
     log(f"{name} is trained first, {epochs}; pass trained weights with --weights FILE to skip this")
     epoch_line = epoch_lines(recipe.epochs)

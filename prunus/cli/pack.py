@@ -50,5 +50,6 @@ def pack(
     else:
         numbers = f"{formatting.format_int(original)} bytes in {formatting.format_int(size)}"
         echo(
-            f"{path}: {len(checkpoint.state)} tensors, {numbers}, {formatting.format_ratio(original / size)}."
+            f"{path}: {formatting.pluralize(len(checkpoint.state), 'tensor')}, {numbers}, "
+            f"{formatting.format_ratio(original / size)}."
         )

@@ -362,11 +362,17 @@ REASONS = {
     "frozen": (frozen, {}, "'0.bias' is not trained"),
     "hooks": (hooked, {}, "'1' has hooks"),
     "dtype": (lambda: small_network().double(), {}, "is torch.float64 on cpu"),
+    "empty": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 0), nn.ReLU(), nn.Linear(0, 10)),
+        {},
+        "the layer '1' has no outputs",
+    ),
     "optimizer": (small_network, {"optimizer": "rmsprop"}, "no optimizer 'rmsprop'"),
     "residual": (lambda: MODELS["resnet-20"](), {}, "forward pass cannot be traced|scale|uses"),
 }
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize("name", REASONS)
 def test_reason_for_the_dense_backend_is_given(name):
     make, changes, reason = REASONS[name]

@@ -17,7 +17,7 @@ from prunus.pruning.structured.removal import check_optimizer, remove_channels
 from prunus.pruning.structured.report import SlimReport, describe_plan
 from prunus.pruning.structured.rewrite import change_constants, exported_module
 from prunus.pruning.structured.sizes import bound_attributes
-from prunus.pruning.structured.verify import removal_error
+from prunus.pruning.structured.verify import check_training_mode, removal_error
 
 
 @dataclass
@@ -123,15 +123,22 @@ class SlimPlan:
 
     def _verify(self, base: nn.Module) -> None:
         """Raise ModelError unless removing channels of exact groups is the same as setting them to zero."""
+        if not self.verify:
+            return
+        inputs, used = self.analysis.traced.inputs, self.analysis.graph.parameters
+        unused = [name for name, _ in self.model.named_parameters() if name not in used]
+        if unused and not self.rewrite:
+            indices, attributes = kept_indices(self.analysis, self.removed), self.attributes(self.removed)
+            check_training_mode(base, inputs, indices, attributes, unused)
         name, constants = type(base).__name__, self.analysis.graph.coupling.constants
         exact = [group.name for group in self.groups if group.exact]
         changed = {group: self.removed[group] for group in exact if self.removed.get(group)}
         parts = [{group: changed[group]} for group in changed] if self.verify == "groups" else [changed]
-        for removed in parts if self.verify and changed else ():
+        for removed in parts if changed else ():
             is_kept = self.analysis.kept_ids(removed)
             edit = partial(change_constants, constants=constants, is_kept=is_kept) if self.rewrite else None
             indices, attributes = kept_indices(self.analysis, removed), self.attributes(removed)
-            error, tolerance = removal_error(base, self.analysis.traced.inputs, indices, attributes, edit)
+            error, tolerance = removal_error(base, inputs, indices, attributes, edit)
             if not error <= tolerance:
                 what = f"the channels of {', '.join(list(removed)[:5])}"
                 raise ModelError(

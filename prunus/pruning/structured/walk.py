@@ -91,16 +91,19 @@ def _placeholder(labeled: LabeledGraph, model: nn.Module, node: fx.Node) -> Labe
 def _walk(coupling: Coupling, graph: fx.Graph, owner: Any, environment: Environment) -> Any:
     """Process the nodes of a graph; returns the labels of its outputs."""
     live = live_nodes(graph)
-    for node in graph.nodes:
-        if node not in live:
-            continue
+    for (
+        node
+    ) in graph.nodes:  # also those whose results are not used: the module computes them, so shapes must fit
         coupling.node = node
+        num_inexact = len(coupling.inexact)
         if node.op == "get_attr":
             environment[node] = getattr(owner, str(node.target), None)
         elif node.op == "output":
             return _labels_of(node.args[0], environment)
         elif node.op == "call_function":
             environment[node] = _call(coupling, node, environment)
+        if node not in live:  # its values do not matter
+            del coupling.inexact[num_inexact:]
     return None
 
 

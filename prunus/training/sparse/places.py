@@ -91,6 +91,8 @@ def connect_layers(
             is_flat = True
             continue
         target = _target(layer, slot, is_flat, is_input=not connections)
+        if not target.channels:
+            raise UnsupportedError(f"the layer {layer.name!r} has no outputs")
         connections.append(Connection(layer, slot, target, _mask(layer, masks)))
         slot = target
     if not connections or not isinstance(connections[-1].layer.module, nn.Linear):

@@ -134,7 +134,7 @@ def file_metadata(num_cleared: int, model: nn.Module | None = None) -> dict[str,
     Returns:
         The versions of the libraries, and `negative_zeros_cleared` and `edits` where there are any.
     """
-    libraries = {
+    libraries = {"prunus": __version__} | {name: version(name) for name in ("torch", "numpy", "constriction")}
         "prunus": __version__,
         **{name: version(name) for name in ("torch", "numpy", "constriction")},
     }

@@ -7,8 +7,8 @@ import torch
 
 NAMES = (
     "selection", "masked_step", "training_step", "density_cost", "evaluation", "supermask", "coding", "kmeans",
-    "checkpoint", "demo", "lenets", "tickets", "invariant_checks", "layerwise", "structured", "slim",
-    "slim_speed", "launchers",
+    "checkpoint", "demo", "lenets", "tickets", "invariant_checks", "layerwise", "structured", "coverage",
+    "slim", "slim_speed", "launchers",
 )  # fmt: skip
 
 

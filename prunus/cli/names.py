@@ -34,7 +34,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "filter criterion": (
         *("l1", "l2", "bn_scale", "taylor", "geometric_median", "activation", "apoz", "thinet", "lasso"),
-        "random",
+        *("obs", "obd_hutchinson", "random"),
     ),
     "scope": ("layer", "global", "2:4", "4:8", "1x4"),
     "preset": (

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prunus.compression.result import Compressed
-from prunus.pruning.prunable import layer_kinds
+from prunus.pruning.weight_layers import layer_kinds
 from prunus.report.formatting import format_int, pluralize
 
 COLOR = bytes((0x8E, 0x3B, 0x76))

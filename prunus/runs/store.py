@@ -8,13 +8,14 @@ A run is done when its record says so. The system releases the lock of a process
 recorded as running and is not locked was interrupted, and anybody may resume it. Reading writes nothing.
 """
 
+import gc
 import os
 import secrets
 import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,14 +150,15 @@ class Store:
         The record of a run that cannot be read is left out, with a warning.
         """
         records = []
-        for path in self._paths():
-            try:
-                records.append(self._with_state(read_record(path)))
-            except StoreError as error:
-                if (
-                    path.is_dir() and not RunDirectory(path).is_empty()
-                ):  # else it was removed, or has only started
-                    warnings.warn(f"The run {path.name} is left out: {error}", stacklevel=2)
+        with _without_garbage_collection():
+            for path in self._paths():
+                try:
+                    records.append(self._with_state(read_record(path)))
+                except StoreError as error:
+                    if (
+                        path.is_dir() and not RunDirectory(path).is_empty()
+                    ):  # else it was removed, or has only started
+                        warnings.warn(f"The run {path.name} is left out: {error}", stacklevel=2)
         requesting = self._requesting_experiments(records)
         return [
             replace(record, experiments=requesting[record.id]) if record.id in requesting else record
@@ -382,6 +384,18 @@ class Store:
         with os.scandir(self.runs_path) as entries:
             names = sorted(entry.name for entry in entries if entry.is_dir())
         return (self.runs_path / name for name in names)
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Do not search for cycles inside: a third of the time to read many records, which have none."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _ended(directory: RunDirectory, state: State, **changes: Any) -> RunRecord:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.compression import without_training
+from prunus.compression import stages, without_training
 from prunus.compression.accuracy_budget import BITS, Trial, find_smallest
 from prunus.errors import AccuracyError, SpecError
 from prunus.training import Recipe
@@ -56,10 +56,8 @@ def test_outputs_are_closer_than_those_of_the_nearest_centroids(trained, digits,
 @pytest.mark.parametrize("criterion", ["magnitude", "obs", "sparse_gpt"])
 def test_hessians_are_collected_once_and_files_are_equal(criterion, trained, digits, tmp_path, monkeypatch):
     calls = []
-    original = without_training.layer_hessians
-    monkeypatch.setattr(
-        without_training, "layer_hessians", lambda *a, **k: calls.append(a) or original(*a, **k)
-    )
+    original = stages.layer_hessians
+    monkeypatch.setattr(stages, "layer_hessians", lambda *a, **k: calls.append(a) or original(*a, **k))
     for name in ("a", "b"):
         prunus.compress(
             trained, tmp_path / name, data=digits, train=False, criterion=criterion, density=0.4, bits=3

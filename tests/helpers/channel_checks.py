@@ -31,5 +31,17 @@ def check_channels(model, analysis, channels, halves=True):
         assert error <= tolerance, (removed, error)
 
 
+def covered_fraction(model, analysis):
+    """The fraction of the weights of linear and convolutional layers that are in exact groups."""
+    kinds = ("Linear", "Conv1D", "Conv2d", "NonDynamicallyQuantizableLinear")
+    sizes = {
+        f"{path}.weight": module.weight.numel()
+        for path, module in model.named_modules()
+        if type(module).__name__ in kinds
+    }
+    members = {member.name for group in analysis.groups if group.exact for member in group.members}
+    return sum(size for name, size in sizes.items() if name in members) / sum(sizes.values())
+
+
 def exact_channels(analysis):
     return [(group.name, i) for group in analysis.groups if group.exact for i in range(group.channels)]

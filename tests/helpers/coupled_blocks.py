@@ -259,6 +259,21 @@ class NoGradient(nn.Module):
         return self.head(x)
 
 
+@block(IMAGES, 18)
+class UnusedResult(nn.Module):
+    """The forward computes something that no output depends on: the shapes of these layers must fit all the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = conv(3, 8), conv(8, 3)
+        self.features, self.last = conv(8, 6, 3), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.first(x)
+        self.last(self.features(x).mean((2, 3)))
+        return self.head(x)
+
+
 @block(IMAGES, 6, "sort")
 class NoRule(nn.Module):
     def __init__(self):

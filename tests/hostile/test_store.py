@@ -430,7 +430,7 @@ def test_nothing_is_removed_where_a_record_cannot_be_read(store, state, content)
 
 
 @pytest.mark.slow
-def test_ten_thousand_runs_are_listed_within_seconds(store):
+def test_ten_thousand_runs_are_listed_in_a_second(store):
     """In CPU seconds, because other processes share the machine."""
     id = finish(store, Ticket(), [{"level": 0, "density": 1.0}])
     record = store.directory(id).record()
@@ -446,4 +446,4 @@ def test_ten_thousand_runs_are_listed_within_seconds(store):
     seconds = time.process_time() - started
     print(f"10,001 runs listed in {seconds:.2f} CPU seconds")
     assert len(runs) == 10_001
-    assert seconds < 5
+    assert seconds < 2  # 0.8 when written, on a busy machine

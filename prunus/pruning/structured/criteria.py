@@ -7,6 +7,8 @@
     activation, apoz     mean |x|, and the fraction of x that is not 0, x the inputs of the next layers (Hu et al. 2016)
     thinet               the position in a greedy removal (Luo et al. 2017, algorithm 1), see `_thinet`
     lasso                the largest penalty at which the channel is used (He et al. 2017, eq. 2), see `_lasso`
+    obs                  the least error of the next layers without it (Hassibi & Stork 1993), see `_obs`
+    obd_hutchinson       Σ h w² / 2 over all coupled weights (LeCun et al. 1990), h estimated for any network
     random               U(0, 1)
 
 Any criterion for weights, such as `obd`, can be used for filters: its scores are summed over all coupled weights.
@@ -23,9 +25,12 @@ from torch import Tensor, nn
 from prunus.data.examples import Calibration, Examples, as_examples
 from prunus.errors import StatisticsError
 from prunus.pruning.criteria import CRITERIA
+from prunus.pruning.criteria.gradients import obd
 from prunus.pruning.matrix import to_matrix
+from prunus.pruning.obs.diagonals import DIAGONALS
 from prunus.pruning.obs.hessian import LayerHessian, layer_hessians
 from prunus.pruning.obs.layer_inputs import pass_layer_inputs
+from prunus.pruning.obs.objective import make_objective
 from prunus.pruning.statistics import Criterion, Statistics, as_criterion, collect
 from prunus.pruning.structured.graph import resolve
 from prunus.pruning.structured.groups import Group, GroupMember
@@ -233,6 +238,14 @@ def _summed(criterion: Criterion, stats: FilterStatistics) -> Scores:
     return {group.name: group.reduce(scores) for group in stats.groups}
 
 
+def _obd_hutchinson(stats: FilterStatistics) -> Scores:
+    weights = {name: weight for name, weight in stats.weights.items() if weight.dim() > 1}
+    objective = make_objective(stats.model, weights, stats.examples, loss=stats.loss, forward=stats.forward)
+    diagonal = DIAGONALS["hutchinson"](objective, seed=stats.seed)
+    scores = obd(Statistics(weights, hessian_diagonal=diagonal))
+    return {group.name: group.reduce(scores) for group in stats.groups}
+
+
 def _geometric_median(stats: FilterStatistics) -> Scores:
     weights, scores = stats.weights, {}
     for group in stats.groups:
@@ -321,6 +334,25 @@ def _thinet(stats: FilterStatistics) -> Scores:
     return scores
 
 
+def _obs(stats: FilterStatistics) -> Scores:
+    """The least error of the next layers' outputs without a channel, if their other weights are refitted.
+
+    With H = 2 X Xᵀ / N and the columns C of the channel, it is Σ_o w_oC ([H⁻¹]_CC)⁻¹ w_oCᵀ / 2: eq. 5 of the paper for
+    all weights of the channel at once, and for the layer's squared error.
+    """
+    scores: dict[str, Any] = {}
+    for name, groups_read in stats.readers.items():
+        weight = resolve(stats.model, name).detach()
+        matrix, inverse = to_matrix(weight).double(), torch.linalg.inv(stats.hessians[name].damped()[0])
+        for group, member in groups_read:
+            columns = input_columns(weight, member).to(weight.device)
+            blocks = inverse[columns[:, :, None], columns[:, None, :]]  # [channels, K, K]
+            parts = matrix.T[columns]  # [channels, K, O]
+            errors = (parts * torch.linalg.solve(blocks, parts)).sum((1, 2)) / 2
+            scores[group.name] = scores.get(group.name, 0.0) + errors
+    return scores
+
+
 LASSO_PENALTIES = 60
 """Penalties of `lasso`, each 0.85 of the one before."""
 LASSO_ITERATIONS = 50
@@ -368,5 +400,14 @@ FILTER_CRITERIA: dict[str, FilterCriterion] = {
     ),
     "thinet": FilterCriterion(_thinet, "Greedy reconstruction of the next layers.", needs_examples=True),
     "lasso": FilterCriterion(_lasso, "Lasso regression of the next layers' outputs.", needs_examples=True),
+    "obs": FilterCriterion(
+        _obs, "The least error of the next layers without the channel.", needs_examples=True
+    ),
+    "obd_hutchinson": FilterCriterion(
+        _obd_hutchinson,
+        "The second-order change of the loss, by an estimated diagonal.",
+        needs_examples=True,
+        is_comparable=True,
+    ),
     "random": FilterCriterion(_random, "Random scores, the control.", is_comparable=True),
 }

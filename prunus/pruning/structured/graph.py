@@ -8,8 +8,9 @@ import operator
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
+from io import StringIO
 from typing import Any
 
 import torch
@@ -87,7 +88,21 @@ def trace_model(model: nn.Module, example_inputs: object) -> TracedGraph:
     }
     shared = _first_names(model)
     tensors = {placeholder: shared.get(name, name) for placeholder, name in names.items()}
+    _check_outputs(model, program.graph, tensors)
     return TracedGraph(program.graph, program.graph_module, tensors, program, args, kwargs)
+
+
+def _check_outputs(model: nn.Module, graph: fx.Graph, tensors: Mapping[str, str]) -> None:
+    """Raise ModelError unless an output of at least one number depends on a parameter: others verify nothing."""
+    shapes = [shape for node in graph.output_node().all_input_nodes for shape in result_shapes(node)]
+    has_numbers = any(shape is not None and 0 not in shape for shape in shapes)
+    is_computed = any(node.name in tensors for node in live_nodes(graph))
+    if tensors and not (has_numbers and is_computed):
+        raise ModelError(
+            f"Expected a forward of {type(model).__name__} that returns tensors computed from its parameters, got "
+            f"{f'tensors of shapes {shapes}' if shapes else 'no tensor'}; return such tensors, and pass at least one "
+            "example."
+        )
 
 
 def export_program(
@@ -104,7 +119,14 @@ def export_program(
     Returns:
         The program.
     """
-    with eval_mode(model), exact_attention(), torch.enable_grad(), warnings.catch_warnings():
+    # Before an export fails, torch prints the graph as far as it has come.
+    with (
+        eval_mode(model),
+        exact_attention(),
+        torch.enable_grad(),
+        warnings.catch_warnings(),
+        redirect_stderr(StringIO()),
+    ):
         warnings.simplefilter("ignore")  # about recurrent modules, and within torch itself
         return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
 
@@ -290,10 +312,21 @@ def export_error(
         )
     frame = _user_frame(error)
     why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return ModelError(
-        f"{name} cannot be exported with torch.export{frame} ({why}); prunus needs the graph of a forward "
-        "without control flow that depends on values: replace it by torch.where or torch.cond, or prune a part of it."
-    )
+    advice = next((text for part, text in EXPORT_ADVICE.items() if part in str(error)), CONTROL_FLOW)
+    return ModelError(f"{name} cannot be exported with torch.export{frame} ({why}); {advice}.")
+
+
+CONTROL_FLOW = (
+    "prunus needs the graph of a forward without control flow that depends on values: replace it by torch.where or "
+    "torch.cond, or prune a part of it"
+)
+EXPORT_ADVICE = {
+    "register a pytree": "let its forward return tensors, tuples, lists or dicts, or register the class of the output "
+    "with torch.export.register_dataclass",
+    "ScriptModule": "pass the Python module that was scripted or traced",
+    "numpy()": "replace NumPy by functions of torch",
+}
+"""What to do, by a part of the message of the export."""
 
 
 def _user_frame(error: Exception) -> str:

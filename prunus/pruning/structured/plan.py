@@ -17,7 +17,7 @@ from prunus.pruning.structured.removal import check_optimizer, remove_channels
 from prunus.pruning.structured.report import SlimReport, describe_plan
 from prunus.pruning.structured.rewrite import change_constants, exported_module
 from prunus.pruning.structured.sizes import bound_attributes
-from prunus.pruning.structured.verify import check_removal
+from prunus.pruning.structured.verify import check_removal, check_training_mode
 
 
 @dataclass
@@ -131,6 +131,11 @@ class SlimPlan:
         if not self.verify:
             return
         traced = self.analysis.traced
+        unused = [name for name, _ in self.model.named_parameters() if name not in self.analysis.shapes]
+        if unused and not self.rewrite:
+            indices = kept_indices(self.analysis, self.removed)
+            attributes = self.attributes(self.removed)
+            check_training_mode(base, traced.args, traced.kwargs, indices, attributes, unused)
         by_name = {group.name: group for group in self.groups if self.removed.get(group.name)}
         parts = [[name] for name in by_name] if self.verify == "groups" else [list(by_name)]
         for names in parts:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ def slim(
     macs: float | None = None,
     parameters: float | None = None,
     density: float | None = None,
+    file_bytes: float | None = None,
     latency: float | None = None,
     budget: tuple[Callable[[nn.Module], float], float] | None = None,
     criterion: str | FilterCriterion | Criterion | Mapping[str, Tensor] = "l2",
@@ -48,7 +50,7 @@ def slim(
 ) -> SlimPlan:
     """Plan the removal of channels; the model is not changed.
 
-    Exactly one of `macs`, `parameters`, `density`, `latency` and `budget` must be given: it is the goal.
+    Exactly one of `macs`, `parameters`, `density`, `file_bytes`, `latency` and `budget` must be given: it is the goal.
 
     Args:
         model: Any module that `torch.export` can export.
@@ -57,12 +59,14 @@ def slim(
             number.
         parameters: The largest number of parameters to keep: a fraction of all in (0, 1], or a larger number.
         density: The fraction of the channels to keep, in (0, 1]: of each group, or, with the scope "global", of all.
+        file_bytes: The largest number of bytes of the file that `prunus.save` writes: a fraction of the dense one's in
+            (0, 1], or a larger number.
         latency: The longest time of a forward pass of the example inputs on this machine, as a fraction of the dense
             one in (0, 1]; measured for about 15 candidates.
-        budget: (function, limit): the value of the function for a smaller copy of the model is at most the limit, for
-            example (lambda model: len(prunus.pack(model.state_dict())), 100_000) for the bytes of the coded file.
+        budget: (function, limit): the value of the function for a smaller copy of the model is at most the limit.
         criterion: A key of FILTER_CRITERIA ("l1", "l2", "bn_scale", "taylor", "geometric_median", "activation", "apoz",
-            "thinet", "lasso", "random"), or a criterion for weights, whose scores are summed over all coupled weights.
+            "thinet", "lasso", "obs", "obd_hutchinson", "random"), or a criterion for weights, whose scores are summed
+            over all coupled weights.
         scope: "layer": every group keeps the same fraction. "global": channels of all groups are ranked together, by
             the score relative to the mean of the group unless scores of different groups are comparable.
         calibration: Examples in any form, for criteria that need some.
@@ -99,7 +103,14 @@ def slim(
         2      2         18 → 10     16 → 8
         all              58 → 30     48 → 24
     """
-    _check_goal(macs=macs, parameters=parameters, density=density, latency=latency, budget=budget)
+    _check_goal(
+        macs=macs,
+        parameters=parameters,
+        density=density,
+        file_bytes=file_bytes,
+        latency=latency,
+        budget=budget,
+    )
     if verify not in (True, False, "groups"):
         raise ModelError(f"Expected verify=True, False or 'groups', got {verify!r}.")
     scorer = filter_criterion(criterion)
@@ -112,7 +123,7 @@ def slim(
     groups = [group for group in analysis.groups if is_allowed(group, exclude, allow_inexact)]
     if not groups:
         raise ModelError(
-            f"Expected a group of channels to remove in {type(model).__name__}, got none{_why_none(analysis)}."
+            f"Expected a group of channels to remove in {type(model).__name__}, got none{_why_none(model, analysis)}."
         )
     statistics = FilterStatistics(model, groups, calibration, forward, loss, seed)
 
@@ -136,6 +147,7 @@ def slim(
         goals: dict[str, tuple[float | None, Callable[[Removed], float]]] = {
             "macs": (macs, analysis.macs),
             "parameters": (parameters, partial(count_parameters, model, analysis)),
+            "file_bytes": (file_bytes, partial(of_model, _saved_size)),
             "latency": (latency, time_of),
             "budget": (limit, partial(of_model, function)) if function else (None, time_of),
         }
@@ -162,11 +174,16 @@ def _check_goal(**goals: Any) -> None:
         raise DensityError(f"Expected {text}, got {value!r}.")
 
 
+def _saved_size(model: nn.Module) -> float:
+    """The bytes of the file of a model. The file format is in a package that imports this one."""
+    return float(import_module("prunus.compression.save").saved_size(model))
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _why_none(analysis: Analysis) -> str:
+def _why_none(model: nn.Module, analysis: Analysis) -> str:
     """Why there is no group to remove channels from, with the first excluded group or refused operator."""
     if analysis.groups:
         first = analysis.groups[0]
@@ -174,7 +191,8 @@ def _why_none(analysis: Analysis) -> str:
         return f": {len(analysis.groups)} left out, the first {first.name!r} because {reason}"
     if analysis.refused:
         return f": {analysis.refused[0].refusal}"
-    return ""
+    types = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if not p.is_floating_point()}
+    return f": its {' and '.join(sorted(types))} parameters have no floating point" if types else ""
 
 
 def check_excluded(model: nn.Module, exclude: Sequence[str]) -> None:

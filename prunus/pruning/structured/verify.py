@@ -98,6 +98,47 @@ def check_removal(
         )
 
 
+def check_training_mode(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    kept_indices: KeptIndices,
+    attributes: Mapping[str, Mapping[str, Any]],
+    unused: Sequence[str],
+) -> None:
+    """Raise ModelError where a model runs in training mode, but not without the channels.
+
+    Args:
+        model: The model; it is not changed.
+        args: Positional arguments of its forward.
+        kwargs: Named arguments of its forward.
+        kept_indices: The indices that are kept, by tensor and dimension.
+        attributes: New values of attributes, by module name.
+        unused: Names of the parameters that are not used in evaluation mode, for the error.
+
+    Raises:
+        ModelError: The model does not run without the channels.
+    """
+    copy = _copied(model).train()
+    with torch.no_grad(), torch.random.fork_rng():
+        try:
+            copy(*args, **kwargs)
+        except (
+            Exception
+        ):  # it does not take the inputs in training mode either, such as one example for BatchNorm
+            return
+        remove_channels(copy, kept_indices, attributes)
+        try:
+            copy(*args, **kwargs)
+        except Exception as error:
+            why = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ModelError(
+                f"{type(model).__name__} does not run without the channels in training mode ({why}): {unused[0]!r} is "
+                "not used in evaluation mode, so that its coupling is unknown; name the layers that it reads in "
+                "exclude=."
+            ) from error
+
+
 def difference_of_outputs(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], set_to_zero: Change, remove: Change
 ) -> tuple[float, float]:

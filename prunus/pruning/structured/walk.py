@@ -91,10 +91,11 @@ def _placeholder(result: LabeledGraph, model: nn.Module, node: fx.Node) -> Label
 def _walk(result: LabeledGraph, graph: fx.Graph, owner: Any, environment: dict[fx.Node, Any]) -> Any:
     """Process the nodes of a graph; returns the labels of its outputs."""
     coupling, live = result.coupling, live_nodes(graph)
-    for node in graph.nodes:
-        if node not in live:
-            continue
+    for (
+        node
+    ) in graph.nodes:  # also those whose results are not used: the module computes them, so shapes must fit
         coupling.node = node
+        num_inexact = len(coupling.inexact)
         if node.op == "get_attr":
             environment[node] = getattr(owner, str(node.target), None)
         elif node.op == "output":
@@ -105,6 +106,8 @@ def _walk(result: LabeledGraph, graph: fx.Graph, owner: Any, environment: dict[f
             return outputs[0]
         elif node.op == "call_function":
             environment[node] = _call(result, node, environment)
+        if node not in live:  # its values do not matter
+            del coupling.inexact[num_inexact:]
     return None
 
 

@@ -1,6 +1,8 @@
 """Verification finds what zeros, NaN or integer outputs would hide, and refuses optimizers of other models."""
 
 import copy
+from collections import namedtuple
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -49,6 +51,54 @@ def test_a_function_of_the_number_of_channels_is_refused(output, make_inputs):
         with pytest.raises(ModelError, match="removed and with"):
             plan.apply()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class Returns(nn.Module):
+    """Returns something made of its last tensor."""
+
+    def __init__(self, output):
+        super().__init__()
+        self.first, self.second, self.output = nn.Linear(4, 8), nn.Linear(8, 3), output
+
+    def forward(self, x):
+        return self.output(self.second(self.first(x).relu()))
+
+
+Pair = namedtuple("Pair", ["logits", "mean"])
+
+
+@dataclass
+class Logits:
+    logits: torch.Tensor
+
+
+USABLE = {
+    "nested": lambda y: {"logits": [y, (y.mean(), 3)], "name": "x", "nothing": None},
+    "named tuple": lambda y: Pair(y, y.mean()),
+    "detached": lambda y: y.detach(),
+    "integers": lambda y: y.argmax(1),
+}
+UNUSABLE = {
+    "none": (lambda y: None, "got no tensor"),
+    "constant": (lambda y: torch.zeros(3), r"got tensors of shapes \[\(3,\)\]"),
+    "dataclass": (Logits, "torch.export.register_dataclass"),
+    "numpy": (lambda y: y.detach().numpy(), "replace NumPy by functions of torch"),
+}
+
+
+@pytest.mark.parametrize("kind", USABLE)
+def test_nested_and_detached_outputs_are_followed(kind):
+    """Torch-Pruning #286, #147: it follows gradients from the output, which these outputs do not have."""
+    model = Returns(USABLE[kind])
+    prunus.slim(model, torch.randn(2, 4), density=0.5).apply()
+    assert [tuple(p.shape) for p in model.parameters()] == [(4, 4), (4,), (3, 4), (3,)]
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_outputs_that_verify_nothing_are_refused(kind):
+    output, message = UNUSABLE[kind]
+    with pytest.raises(ModelError, match=message):
+        prunus.slim(Returns(output), torch.randn(2, 4), density=0.5)
 
 
 def test_infinite_outputs_are_equal_outputs():

@@ -317,7 +317,9 @@ BAD_INPUT = {
     "no group": (lambda: conv(3, 4), {}, "Expected a group of channels"),
     "an unknown name": (Residual, {"exclude": ["stm"]}, "to exclude, got 'stm'"),
     "an unknown verification": (Residual, {"verify": "all"}, "'groups', got 'all'"),
-    "complex": (lambda: conv(3, 4).to(torch.complex64), {"example_inputs": X.to(torch.complex64)}, "group of channels"),
+    "complex": (
+        lambda: conv(3, 4).to(torch.complex64), {"example_inputs": X.to(torch.complex64)}, "complex64 parameters"),
+    "no example": (Residual, {"example_inputs": X[:0]}, r"got tensors of shapes \[\(0, 5\)\].* at least one example"),
     "two devices": (
         lambda: nn.Sequential(conv(3, 4), conv(4, 2).to("meta")), {}, "meta device"),
 }  # fmt: skip
@@ -369,6 +371,29 @@ class DependsOnWeights(nn.Module):
 
     def forward(self, x):
         return self.second(F.relu(self.first(x))) * len(self.first.weight)
+
+
+class Auxiliary(nn.Module):
+    """Has a second head in training mode, as Inception has."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head, self.second_head = nn.Linear(16, 8), nn.Linear(8, 2), nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = F.relu(self.first(x))
+        return (self.head(x), self.second_head(x)) if self.training else self.head(x)
+
+
+def test_a_layer_of_training_mode_alone_is_named():
+    model = Auxiliary()
+    with pytest.raises(
+        ModelError, match=r"in training mode .* 'second_head.weight' is not used in evaluation"
+    ):
+        prunus.slim(model, TOKENS, density=0.5).apply()
+    assert model.first.out_features == 8
+    with pytest.raises(ModelError, match=r"the first 'first.weight' because it is excluded"):
+        prunus.slim(model, TOKENS, density=0.5, exclude=["first"])
 
 
 def test_verification_finds_a_dependency_that_the_graph_does_not_show():

@@ -10,6 +10,9 @@ from torch.nn import functional as F
 import prunus
 from prunus.errors import DensityError, ModelError, PrunusError, StatisticsError, UnknownNameError
 from prunus.models import MODELS
+from prunus.pruning.obs.diagonals import DIAGONALS
+from prunus.pruning.obs.hessian import layer_hessians
+from prunus.pruning.obs.objective import make_objective
 from prunus.pruning.structured.analysis import analyze
 from prunus.pruning.structured.criteria import FILTER_CRITERIA, FilterStatistics, filter_criterion
 from prunus.pruning.structured.latency import measure_latency
@@ -155,6 +158,41 @@ def test_thinet_removes_greedily_what_changes_the_next_layer_least(name):
     assert score("thinet", model, x)[name].argsort().tolist() == removed
 
 
+@pytest.mark.parametrize("name", ["conv1.weight", "conv2.weight"])
+def test_obs_is_the_error_of_the_refitted_next_layer(name):
+    """The least-squares problem without the channel, solved on its own; with the damping of the Hessian."""
+    model = Net().eval()
+    layer = "conv2.weight" if name.startswith("conv1") else "fc.weight"
+    weight = model.get_parameter(layer).detach()
+    hessian = layer_hessians(model, {layer: weight}, EXAMPLES[0])[layer]
+    matrix, products = hessian.rows(weight)[0], hessian.damped()[0]
+    scores = score("obs", model)[name]
+    for channel in range(len(scores)):
+        parts = torch.arange(weight[0].numel()) % weight.shape[1] // (weight.shape[1] // len(scores))
+        gone = parts == channel
+        change = torch.zeros_like(matrix)
+        change[:, gone] = -matrix[:, gone]
+        fit = torch.linalg.solve(products[~gone][:, ~gone], products[~gone][:, gone] @ matrix[:, gone].T)
+        change[:, ~gone] = fit.T
+        torch.testing.assert_close(scores[channel], ((change @ products) * change).sum() / 2)
+
+
+def test_obd_hutchinson_is_the_sum_over_all_coupled_weights():
+    model = Net().eval()
+    weights = {name: p.detach() for name, p in model.named_parameters() if p.dim() > 1}
+    diagonal = DIAGONALS["hutchinson"](make_objective(model, weights, EXAMPLES), seed=0)
+    [conv1, conv2] = analyze(model, EXAMPLES[0][:1]).groups
+    expected = {name: diagonal[name] * weight.square() / 2 for name, weight in weights.items()}
+    scores = score("obd_hutchinson", model)
+    for group in (conv1, conv2):
+        torch.testing.assert_close(scores[group.name].float(), group.reduce(expected))
+    plan = prunus.slim(
+        MODELS["resnet-20"](width=0.25), X, density=0.5, criterion="obd_hutchinson",
+        calibration=(draw(4, 3, 32, 32), torch.arange(4)),
+    )  # fmt: skip
+    assert plan.report.macs[1] < 0.5 * plan.report.macs[0]
+
+
 def test_lasso_keeps_what_the_output_needs():
     """A channel that another one repeats and one that nothing reads are used last; the largest part is used first."""
     model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 2, bias=False))
@@ -225,6 +263,16 @@ def test_budget_of_any_function_of_the_smaller_model():
     plan = prunus.slim(model, X, budget=(file_bytes, 0.5 * file_bytes(model)))
     dense = file_bytes(model)
     assert 0.4 * dense < file_bytes(plan.apply()) <= 0.5 * dense
+
+
+def test_file_bytes_are_those_that_save_writes(tmp_path):
+    for limit in (0.6, 30_000):
+        model = MODELS["resnet-20"](width=0.25)
+        dense = prunus.saved_size(model)
+        smaller = prunus.slim(model, X, file_bytes=limit).apply()
+        size = prunus.save(smaller, tmp_path / "smaller.prunus")
+        allowed = limit * dense if limit < 1 else limit
+        assert 0.9 * allowed < size <= allowed
 
 
 @pytest.mark.slow
@@ -301,7 +349,7 @@ class Frozen(nn.Module):
 
 
 BAD = {
-    "no goal": ({}, DensityError, "Expected one of macs, parameters, density, latency, budget, got none"),
+    "no goal": ({}, DensityError, "one of macs, parameters, density, file_bytes, latency, budget, got none"),
     "two goals": ({"macs": 0.5, "density": 0.5}, DensityError, "got macs, density"),
     "zero": ({"macs": 0}, DensityError, "macs above 0"),
     "nan": ({"parameters": float("nan")}, DensityError, "parameters above 0"),

@@ -1,15 +1,18 @@
-"""Channels of the built-in networks at full size beside the groups of Torch-Pruning, where it is installed."""
+"""Channels of the built-in networks beside the groups of Torch-Pruning, where it is installed, and removed."""
 
 import random
 
 import pytest
 import torch
+from channel_checks import check_channels, covered_fraction, exact_channels
 from torch import nn
 
 from prunus.models import MODELS
 from prunus.pruning.structured.analysis import analyze
 
 SAMPLES = 200
+SIZES = {"resnet-50": 64, "vgg-16-bn": 32, "densenet-121": 64, "mobilenet-v2": 64, "vit-small": 224}
+"""Of the images of the smaller networks whose channels are removed."""
 
 
 def our_entries(group, channel, model):
@@ -68,3 +71,22 @@ def test_sampled_channels_are_coupled_as_torch_pruning_couples_them(name):
             layer, tp.prune_conv_out_channels, idxs=member.indices[channel].tolist()
         )
         assert our_entries(group, channel, model) == their_entries(theirs, names), names[layer]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIZES)
+def test_sampled_channels_of_narrow_networks_are_right(name):
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, SIZES[name], SIZES[name])
+    model = MODELS[name](width=0.25).eval()
+    analysis = analyze(model, x)
+    samples = SAMPLES if name == "vit-small" else 50  # Torch-Pruning confirms the others
+    check_channels(model, analysis, random.Random(0).sample(exact_channels(analysis), samples))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIZES)
+def test_groups_cover_the_weights_of_all_layers(name):
+    model = MODELS[name]().eval()
+    analysis = analyze(model, torch.zeros(1, 3, SIZES[name], SIZES[name]))
+    assert covered_fraction(model, analysis) >= (0.96 if name == "vit-small" else 1)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from channel_checks import check_channels, exact_channels
+from channel_checks import check_channels, covered_fraction, exact_channels
 
 from prunus.pruning.structured.analysis import analyze
 
@@ -54,25 +54,18 @@ def check_network(name, channels):
     removable = exact_channels(analysis)
     order = np.random.default_rng(0).permutation(len(removable))[:channels]
     check_channels(model, analysis, [removable[i] for i in order])
-    layers = {
-        f"{path}.weight": module.weight.numel()
-        for path, module in model.named_modules()
-        if type(module).__name__ in ("Linear", "Conv1D", "Conv2d")
-        and "head" not in path
-        and "classifier" not in path
-    }
-    covered = {member.name for group in analysis.groups if group.exact for member in group.members}
-    return sum(size for path, size in layers.items() if path in covered) / sum(layers.values())
+    return covered_fraction(model, analysis)
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["gpt-2", "llama"])
 def test_groups_of_transformers_are_heads_and_hidden_units(name):
-    assert check_network(name, 4) == 1
+    assert check_network(name, 4) >= 0.8
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_sampled_channels_of_transformers_are_right(name):
-    assert check_network(name, 200) >= 0.7  # the patches and the pooler of these small networks are large
+    # Patches, embeddings and classifiers are not covered; they are large in networks as small as these.
+    assert check_network(name, 200) >= (0.7 if name == "vit" else 0.8)

@@ -170,7 +170,7 @@ def lottery(
 
     if isinstance(exclude, str):
         raise SpecError(f"Expected exclude to be a list of patterns, got {exclude!r}; write [{exclude!r}].")
-    if isinstance(data, Dataset):
+    if not (isinstance(data, str) or callable(data)):
         check_dataset(data)
     check_fit(fit)
     if (recipe is None) == (fit is None) or (fit is not None and store is not None):

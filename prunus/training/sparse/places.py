@@ -136,12 +136,8 @@ def _target(layer: ChainLayer, source: Slot, is_flat: bool, is_input: bool) -> S
     if isinstance(module, nn.Conv2d):
         kernel, stride, padding, dilation = convolution_settings(module)
         source.border = max(padding)
-        sides = [
-            (side + 2 * p - d * (k - 1) - 1) // s + 1
-            for side, k, s, p, d in zip(
-                (source.height, source.width), kernel, stride, padding, dilation, strict=True
-            )
-        ]
+        axes = zip((source.height, source.width), kernel, stride, padding, dilation, strict=True)
+        sides = [(side + 2 * p - d * (k - 1) - 1) // s + 1 for side, k, s, p, d in axes]
         if is_flat or module.in_channels != source.channels or min(sides) < 1:
             raise UnsupportedError(f"the layer {layer.name!r} does not fit its input")
         return Slot(module.out_channels, sides[0], sides[1])

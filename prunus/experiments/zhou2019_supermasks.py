@@ -13,7 +13,6 @@ from prunus.experiments.claims import Claim, Published
 from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
 from prunus.experiments.function_run import FunctionRun
 from prunus.experiments.presets import NETWORKS, ticket_of_size
-from prunus.experiments.rows import group_rows
 from prunus.experiments.zhou2019 import PAPER
 from prunus.pruning.criteria import CRITERIA
 from prunus.report.figure_data import Reference
@@ -198,8 +197,12 @@ def best_levels(rows: Sequence[Row]) -> list[Row]:
         for row in rows
         if row.get("level", 1) or row["curve"] == "trained"
     ]
-    runs = group_rows(finished, ("curve", "run")).values()
-    return [max(levels, key=lambda row: row.get("final_validation_accuracy", 0.0)) for levels in runs]
+    runs: dict[object, list[Row]] = {}
+    for row in finished:  # several networks may share a run
+        runs.setdefault((row.get("group"), row["curve"], row["run"]), []).append(row)
+    return [
+        max(levels, key=lambda row: row.get("final_validation_accuracy", 0.0)) for levels in runs.values()
+    ]
 
 
 _claim = partial(Claim, metric="final_test_accuracy", source="Zhou et al. 2019")

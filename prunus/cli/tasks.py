@@ -106,10 +106,3 @@ def evaluation_json(result: "Evaluation | None", prefix: str = "") -> dict[str, 
         for key, value in numbers.items()
         if value is not None
     }
-
-
-def evaluation_text(result: "Evaluation") -> str:
-    """The metric, else the error, else the loss of an evaluation."""
-    from prunus.report import formatting
-
-    return f"{formatting.quality_name(result)} {formatting.format_quality(result)}"

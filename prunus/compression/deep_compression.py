@@ -153,10 +153,11 @@ def compress(
     dense_model = run.train_dense() if train_first else model
     plan = plan_densities(recipe, weights)
     dense = run.measure("dense", stored_bytes(copy.state_dict()))
-    if max_accuracy_drop is not None and metric is None and math.isnan(dense.validation.accuracy):
+    score = dense.validation.accuracy if metric is None else dense.validation.metric
+    if max_accuracy_drop is not None and not math.isfinite(score or 0):
         raise SpecError(
-            "Expected a metric with max_accuracy_drop, as the labels are not classes, got none; pass "
-            "metric=lambda outputs, batch: ..., for which higher is better."
+            f"Expected a finite metric of the dense model with max_accuracy_drop, got {score}; pass metric=lambda "
+            "outputs, batch: ..., for which higher is better, if the labels are not classes."
         )
     layers = None if train and max_accuracy_drop is None else run.calibrate()
     run = replace(run, layers=None if train else layers)

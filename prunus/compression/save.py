@@ -20,6 +20,7 @@ from prunus.modules import unwrapped
 from prunus.pruning.masks import check_finite
 from prunus.pruning.scopes import parse_scope
 from prunus.seeded_tensors import SeededTensor
+from prunus.version import __version__
 
 
 def save(
@@ -131,7 +132,7 @@ def file_metadata(num_cleared: int, model: nn.Module | None = None) -> dict[str,
     Returns:
         The versions of the libraries, and `negative_zeros_cleared` and `edits` where there are any.
     """
-    libraries = {name: version(name) for name in ("prunus", "torch", "numpy", "constriction")}
+    libraries = {"prunus": __version__} | {name: version(name) for name in ("torch", "numpy", "constriction")}
     cleared = {"negative_zeros_cleared": num_cleared} if num_cleared else {}
     edits = getattr(model, "edited_attributes", None)
     return {**libraries, **cleared, **({} if edits is None else {"edits": edits})}

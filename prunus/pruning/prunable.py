@@ -1,6 +1,6 @@
 """Which weights of a model may be pruned, and why the others are not.
 
-The weights of linear, convolutional, recurrent and attention layers may be pruned (`weight_layers` lists them). Any other
+The weights of linear, convolutional, recurrent and attention layers may be pruned (see `weight_layers`). Any other
 parameter, such as an embedding or a parameter of your own, is pruned where `include` asks for it. Biases and
 normalization layers are not, unless their exact name is included. A tensor with several names is pruned once, under its
 first name. A parameter that is frozen (requires_grad=False) may be pruned like any other: exclude it to keep it.

@@ -165,6 +165,12 @@ def test_search_raises_where_nothing_fits(trained, digits, tmp_path):
     assert not (tmp_path / "m").exists()
 
 
+def test_metric_that_is_nan_is_refused_before_the_search(trained, digits):
+    for metric in (lambda outputs, batch: math.nan, lambda outputs, batch: math.inf):
+        with pytest.raises(SpecError, match="Expected a finite metric of the dense model"):
+            prunus.compress(trained, data=digits, train=False, max_accuracy_drop=1.0, metric=metric)
+
+
 @pytest.mark.parametrize("best", [(0.5, 4), (0.9, 3), (0.05, 8), (0.28, 5), (0.02, 3)])
 def test_search_finds_the_best_of_monotone_trials(best):
     """Accuracy falls with the density times the bits below a border; sizes are proportional to it."""

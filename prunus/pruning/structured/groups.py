@@ -108,6 +108,21 @@ class RefusedDimension:
     dimensions: tuple[tuple[str, int], ...]
     """Names and dimensions of parameters."""
 
+    @property
+    def operator(self) -> str:
+        """The name of the operator that prevents it; empty where none does."""
+        return self.refusal.operator
+
+    @property
+    def source(self) -> str:
+        """The line of the user's code, "file:line: code"."""
+        return self.refusal.source
+
+    @property
+    def reason(self) -> str:
+        """Why no channel can be removed."""
+        return self.refusal.reason
+
 
 @dataclass
 class Analysis:

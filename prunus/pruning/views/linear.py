@@ -4,7 +4,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-Layer = TypeVar("Layer", bound=nn.Module)
+T = TypeVar("T", bound=nn.Module)
 
 
 def linear_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
@@ -21,7 +21,7 @@ def linear_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return with_tensors(layer, weight, bias)
 
 
-def with_tensors(layer: Layer, weight: Tensor, bias: Tensor | None) -> Layer:
+def with_tensors(layer: T, weight: Tensor, bias: Tensor | None) -> T:
     """The same layer, whose weight and bias are these tensors now; they are shared.
 
     Args:

@@ -84,7 +84,7 @@ def test_existing_file_is_kept_without_force(run_cli, tmp_path):
 
 
 def test_prunus_file_is_taken_as_weights(run_cli, tmp_path, monkeypatch):
-    (tmp_path / "own_nets.py").write_text(
+    (tmp_path / "nets_of_pack.py").write_text(
         "from torch import nn\ndef net(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -94,7 +94,7 @@ def test_prunus_file_is_taken_as_weights(run_cli, tmp_path, monkeypatch):
     run_cli("pack", "w.pt")
     run_cli(
         "prune",
-        "own_nets:net",
+        "nets_of_pack:net",
         "--weights",
         "w.prunus",
         "--data",

@@ -135,9 +135,6 @@ def file_metadata(num_cleared: int, model: nn.Module | None = None) -> dict[str,
         The versions of the libraries, and `negative_zeros_cleared` and `edits` where there are any.
     """
     libraries = {"prunus": __version__} | {name: version(name) for name in ("torch", "numpy", "constriction")}
-        "prunus": __version__,
-        **{name: version(name) for name in ("torch", "numpy", "constriction")},
-    }
     cleared = {"negative_zeros_cleared": num_cleared} if num_cleared else {}
     edits = getattr(model, "edited_attributes", None)
     return {**libraries, **cleared, **({} if edits is None else {"edits": edits})}

@@ -8,6 +8,7 @@ steps, the choice of the backend, masks and invariants, and that of the first sp
 import argparse
 import json
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -20,6 +21,7 @@ from prunus import lottery
 from prunus.masks import Masks
 from prunus.models import MODELS
 from prunus.training import RECIPES, Recipe
+from prunus.training.sparse.epoch import train_sparse_epoch
 from prunus.training.trainer import Trainer
 from prunus.types import Split
 
@@ -46,6 +48,11 @@ def make_trainer(name: str, density: float, backend: str, split: Split) -> Train
     return trainer
 
 
+def epoch_of(trainer: Trainer) -> Callable[..., float]:
+    """What trains one epoch with the backend of a training."""
+    return trainer.epoch if trainer.network is None else partial(train_sparse_epoch, trainer, trainer.network)
+
+
 def time_steps(name: str, density: float) -> tuple[list[float], list[float], str]:
     """CPU seconds per masked dense step, seconds per sparse step (empty if there is none), and the choice of auto."""
     shape = (1, 28, 28) if name.startswith("lenet") else (3, 32, 32)
@@ -53,7 +60,7 @@ def time_steps(name: str, density: float) -> tuple[list[float], list[float], str
     split = Split(torch.randn(n, *shape), torch.randint(0, 10, (n,)))
     auto = make_trainer(name, density, "auto", split).backend
     names = ("dense", "sparse") if auto.name == "sparse" or "cost expected" in auto.reason else ("dense",)
-    loops = {b: partial(make_trainer(name, density, b, split).epoch, split, 0) for b in names}
+    loops = {b: partial(epoch_of(make_trainer(name, density, b, split)), split, 0) for b in names}
     seconds = interleaved(loops, rounds=ROUNDS).seconds
     per_step = {b: [s / STEPS[name] for s in values] for b, values in seconds.items()}
     return per_step["dense"], per_step.get("sparse", []), auto.name

@@ -139,15 +139,13 @@ class Masks(Mapping[str, Tensor]):
         Bits of pruned weights are cleared, so that NaN and infinity become zero too. That costs a few percent of a
         training step on CPU, as a product with a float mask would; a boolean fill costs twenty times as much.
         """
-        if not self._masks:
-            return
-        parameters = [find_parameter(self.model, name) for name in self._masks]
-        kept_bits, values = zip(*map(self._kept_bits, self._masks, parameters), strict=True)
+        parameters = {name: find_parameter(self.model, name) for name in self._masks}
         with torch.no_grad():
-            for parameter, bits in zip(parameters, kept_bits, strict=True):
+            for name, parameter in parameters.items():
+                bits, value = self._kept_bits(name, parameter)
                 clear_bits(parameter, bits)
-            if self.pruned_values:
-                torch._foreach_add_(parameters, values)
+                if value is not None:
+                    parameter.add_(value)
 
     def verify(self) -> int:
         """The number of pruned weights of the model that are not zero, or not their pruned value."""
@@ -155,8 +153,8 @@ class Masks(Mapping[str, Tensor]):
         for name in self._masks:
             parameter = find_parameter(self.model, name).detach()
             bits, value = self._kept_bits(name, parameter)
-            expected = torch.zeros_like(parameter) if value is None else value
-            wrong += int(torch.count_nonzero((parameter != expected) & (bits == 0)))
+            is_wrong = parameter != (0 if value is None else value)
+            wrong += int(torch.count_nonzero(is_wrong & (bits == 0)))
         return wrong
 
     def attach(self, optimizer: torch.optim.Optimizer) -> "Masks":
@@ -290,9 +288,8 @@ def check_masks(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -
         masks: The masks by parameter name.
 
     Raises:
-        ModelError: The masks are not a mapping, or a mask has no parameter of its name and shape.
+        ModelError: A mask has no parameter of its name and shape.
     """
-    _check_mapping(masks)
     for name, mask in masks.items():
         if name not in parameters:
             raise ModelError(
@@ -308,21 +305,18 @@ def check_masks(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -
 
 def check_boolean(masks: Mapping[str, Tensor]) -> None:
     """Raise ModelError unless the masks are a mapping, and every mask is a boolean tensor."""
-    _check_mapping(masks)
+    given: object = masks
+    if not isinstance(given, Mapping):
+        hint = ", whose masks are .masks" if isinstance(getattr(given, "masks", None), Mapping) else ""
+        raise ModelError(
+            f"Expected masks by parameter name, as {{'weight': mask}}, got a {type(given).__name__}{hint}."
+        )
     for name, mask in masks.items():
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
             raise ModelError(
                 f"Expected a boolean tensor as the mask of {name!r}, got {got}; True keeps a weight, as in mask != 0."
             )
-
-
-def _check_mapping(masks: object) -> None:
-    if not isinstance(masks, Mapping):
-        hint = ", whose masks are .masks" if isinstance(getattr(masks, "masks", None), Mapping) else ""
-        raise ModelError(
-            f"Expected masks by parameter name, as {{'weight': mask}}, got a {type(masks).__name__}{hint}."
-        )
 
 
 def apply_masks(params: Params, masks: MaskDict) -> Params:

@@ -1,6 +1,7 @@
 """Hooks that enforce a constraint on weights in any training loop, with any optimizer."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from weakref import ref
 
 import torch
@@ -68,7 +69,11 @@ class OptimizerHooks:
             self._hook_gradients(parameters)
             for name, reference in known.items():
                 if reference() is not parameters[name]:
-                    _check_stepped(optimizer, name, parameters[name])
+                    if id(parameters[name]) not in _parameter_ids(optimizer):
+                        raise ModelError(
+                            f"Expected the optimizer to step {name!r}, but the parameter was replaced in the model (by "
+                            "load_state_dict(assign=True), for example); make a new optimizer and attach it."
+                        )
                     known[name] = ref(parameters[name])
             for name, parameter in parameters.items():
                 gradient = parameter.grad
@@ -96,17 +101,15 @@ class OptimizerHooks:
             hooked = self._hooked.get(name)
             if (hooked is None or hooked() is not parameter) and parameter.requires_grad:
                 self._hooked[name] = ref(parameter)
-                handle = parameter.register_post_accumulate_grad_hook(self._gradient_hook(name))  # type: ignore[no-untyped-call]
+                hook = partial(self._after_gradient, name)
+                handle = parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
                 self._handles.append(handle)
 
-    def _gradient_hook(self, name: str) -> Callable[[Tensor], None]:
-        def hook(parameter: Tensor) -> None:
-            gradient = parameter.grad
-            if gradient is not None:
-                self._constrain_gradient(name, parameter)
-                self._constrained[name] = gradient, gradient._version
-
-        return hook
+    def _after_gradient(self, name: str, parameter: Tensor) -> None:
+        gradient = parameter.grad
+        if gradient is not None:
+            self._constrain_gradient(name, parameter)
+            self._constrained[name] = gradient, gradient._version
 
     def _is_constrained(self, name: str, gradient: Tensor) -> bool:
         """Whether this gradient was constrained when it was computed and has not been changed since."""
@@ -124,15 +127,6 @@ def _contained_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimi
             "optimizer that it contains."
         )
     return optimizer
-
-
-def _check_stepped(optimizer: torch.optim.Optimizer, name: str, parameter: Tensor) -> None:
-    """Raise ModelError unless the optimizer steps this parameter, which is new in the model."""
-    if id(parameter) not in _parameter_ids(optimizer):
-        raise ModelError(
-            f"Expected the optimizer to step {name!r}, but the parameter was replaced in the model (by "
-            "load_state_dict(assign=True), for example); make a new optimizer and attach it."
-        )
 
 
 def _parameter_ids(optimizer: torch.optim.Optimizer) -> set[int]:

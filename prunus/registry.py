@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.machinery import ModuleSpec, PathFinder
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,9 +96,7 @@ def import_object(reference: str, value_type: type | None = None) -> Any:
         >>> import_object("math:hypot")(3, 4)
         5.0
     """
-    module_name, colon, name = reference.partition(":")
-    if not (colon and name.isidentifier() and all(part.isidentifier() for part in module_name.split("."))):
-        raise UnknownNameError(f"Expected a name of the form 'package.module:function', got {reference!r}.")
+    module_name, name = _split_reference(reference)
     folder = _make_current_folder_importable()
     try:
         module = importlib.import_module(module_name)
@@ -108,8 +107,9 @@ def import_object(reference: str, value_type: type | None = None) -> Any:
         ) from error
     if not hasattr(module, name):
         hint = suggestion(name, [other for other in vars(module) if callable(getattr(module, other))])
+        origin = getattr(module, "__file__", None) or "built in"
         raise UnknownNameError(
-            f"Looking up {reference!r}, module {module_name!r} ({_origin(module)}) has no {name!r}"
+            f"Looking up {reference!r}, module {module_name!r} ({origin}) has no {name!r}"
             + (f"; {hint}" if hint else ".")
         )
     value = getattr(module, name)
@@ -172,9 +172,7 @@ def source_digest(reference: str) -> str:
     >>> source_digest("prunus.registry:lookup") == source_digest("prunus.registry:suggestion")
     True
     """
-    name, colon, function = reference.partition(":")
-    if not (colon and function.isidentifier() and all(part.isidentifier() for part in name.split("."))):
-        raise UnknownNameError(f"Expected a name of the form 'package.module:function', got {reference!r}.")
+    name, _ = _split_reference(reference)
     folder = _make_current_folder_importable()
     importlib.invalidate_caches()
     modules = _find_modules(name)
@@ -216,13 +214,19 @@ def _check_unchanged(module: str, path: Path, digest: str) -> None:
     _READ[module] = (digest, loaded)
 
 
+def _split_reference(reference: str) -> tuple[str, str]:
+    """Return the module and the name of "package.module:name". Raises UnknownNameError if it is not of this form."""
+    module, _, name = reference.partition(":")
+    if not (name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
+        raise UnknownNameError(f"Expected a name of the form 'package.module:function', got {reference!r}.")
+    return module, name
+
+
 def _find_modules(name: str) -> dict[str, ModuleSpec]:
     """Return the specs of a module and of the packages around it, as far as they are found."""
     modules: dict[str, ModuleSpec] = {}
     locations: Any = None
-    parts = name.split(".")
-    for length in range(1, len(parts) + 1):
-        full_name = ".".join(parts[:length])
+    for full_name in accumulate(name.split("."), "{}.{}".format):
         spec = PathFinder.find_spec(full_name, locations)
         if spec is None:
             break
@@ -271,7 +275,3 @@ def _make_current_folder_importable() -> str:
     if not {"", folder} & set(sys.path):
         sys.path.insert(0, folder)
     return folder
-
-
-def _origin(module: object) -> str:
-    return getattr(module, "__file__", None) or "built in"

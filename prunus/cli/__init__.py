@@ -20,10 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if sys.stdout is None:  # it was closed before the process began
         sys.stdout = io.StringIO()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # a terminal that cannot show "×" shows a replacement instead
-            stream.reconfigure(errors="replace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show "×" shows a replacement
     try:
         with interruptible():
             from prunus.cli.app import app

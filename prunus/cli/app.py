@@ -54,12 +54,13 @@ def _show_version(show: bool) -> None:
         raise typer.Exit
 
 
+Version = Annotated[
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+]
+
+
 @app.callback()
-def prunus(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
+def prunus(version: Version = False) -> None:
     """Prune and compress trained neural networks, and reproduce lottery-ticket experiments.
 
     Example: prunus demo --open

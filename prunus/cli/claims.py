@@ -27,14 +27,6 @@ def claims(
         echo_json([asdict(claim) for claim in listed])
         return
     rows = [
-        (
-            claim.id,
-            claim.claim,
-            claim.verdict or claim.note,
-            claim.measured_text,
-            claim.published or "–",
-            str(claim.n),
-        )
-        for claim in listed
+        (c.id, c.claim, c.verdict or c.note, c.measured_text, c.published or "–", str(c.n)) for c in listed
     ]
     echo_table(("id", "claim", "verdict", "measured (95 % interval)", "published", "n"), rows, text_columns=5)

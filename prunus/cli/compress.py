@@ -6,142 +6,77 @@ from typing import Annotated, Any
 
 import typer
 
-from prunus.cli.names import completion
-from prunus.cli.options import AsJson, Backend, Device, Force, Seed, Threads, optional
+from prunus.cli.options import AsJson, Backend, Device, Force, Seed, Threads, argument, flag, optional
 from prunus.cli.tasks import Forward, Loss, Metric
 
 MODEL = "A built-in model, or package.module:function for your own function that returns a torch.nn.Module."
-Model = Annotated[
-    str | None,
-    typer.Argument(metavar="MODEL", help=MODEL, show_default=False, autocompletion=completion("model")),
-]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="NAME",
-        help="The same as MODEL.",
-        show_default=False,
-        autocompletion=completion("model"),
-    ),
-]
+SAME = "The same as MODEL."
 DATA = "A built-in data set, or package.module:function for your own. Built-in models have a default."
-Data = Annotated[str | None, optional("NAME", DATA, complete=completion("data set"))]
-Out = Annotated[
-    Path | None, optional("FILE", "Output path of the compressed model; MODEL.prunus by default.")
-]
-Weights = Annotated[
-    Path | None,
-    optional(
-        "FILE",
-        "Trained weights: a .safetensors, .prunus or torch file. Without this option, the model is "
-        "trained first.",
-    ),
-]
-Preset = Annotated[
-    str | None,
-    optional(
-        "NAME",
-        "A compression preset of `prunus list`. By default the preset with the name of the model, or else default; "
-        "without-training with --no-train.",
-        complete=completion("preset"),
-    ),
-]
-Criterion = Annotated[
-    str | None,
-    optional("NAME", "A criterion or pruning method of `prunus list`.", complete=completion("criterion")),
-]
-Density = Annotated[float | None, optional("FRACTION", "Fraction of weights to keep in every layer.")]
-MaxAccuracyDrop = Annotated[
-    float | None,
-    optional(
-        "POINTS",
-        "Search for the density and bits with the smallest file whose validation accuracy, or --metric, drops by at "
-        "most this number of percentage points, or units. About nine compressions are tried.",
-    ),
-]
-NoTrain = Annotated[
-    bool,
-    typer.Option(
-        "--no-train",
-        help="Compress the weights of --weights, or those that your function returns, without training, in seconds: "
-        "the output errors of the layers are minimized.",
-    ),
-]
+OUT = "Output path of the compressed model; MODEL.prunus by default."
+WEIGHTS = (
+    "Trained weights: a .safetensors, .prunus or torch file. Without this option, the model is trained first."
+)
+Weights = Annotated[Path | None, optional("FILE", WEIGHTS)]
+PRESET = (
+    "A compression preset of `prunus list`. By default the preset with the name of the model, cnn for trained weights "
+    "of a built-in network for photographs, or else default; without-training with --no-train."
+)
+CRITERION = "A criterion or pruning method of `prunus list`."
+DENSITY = "Fraction of weights to keep in every layer."
+MAX_ACCURACY_DROP = (
+    "Search for the density and bits with the smallest file whose validation accuracy, or --metric, drops by at most "
+    "this number of percentage points, or units. About nine compressions are tried."
+)
+NO_TRAIN = (
+    "Compress the weights of --weights, or those that your function returns, without training, in seconds: the output "
+    "errors of the layers are minimized."
+)
 RECALIBRATE = "Estimate BatchNorm statistics again after pruning and after quantizing."
-Recalibrate = Annotated[bool, typer.Option("--recalibrate", help=RECALIBRATE)]
-Training = Annotated[
-    str | None,
-    optional("NAME", "Training recipe: the name of a model whose published training settings are known."),
-]
-Optimizer = Annotated[
-    str | None, optional("NAME", "Optimizer of the weights: sgd, nesterov, adam, adamw or rmsprop.")
-]
-LearningRate = Annotated[
-    float | None,
-    optional("RATE", "Learning rate of final retraining. Those of other stages change in proportion."),
-]
-Momentum = Annotated[
-    float | None, optional("FRACTION", "Momentum of the optimizers sgd, nesterov and rmsprop.")
-]
-Augmentation = Annotated[
-    str | None, optional("NAME", "Data augmentation of all stages: none, shift or flip_crop.")
-]
-Scope = Annotated[
-    str | None,
-    optional(
-        "NAME",
-        "The weights that are ranked together: layer, global, a pattern N:M, or blocks ROWSxCOLUMNS. Patterns fix the "
-        "density: 2:4 requires --density 0.5 --rounds 1.",
-        complete=completion("scope"),
-    ),
-]
-Bits = Annotated[int | None, optional("N", "Bits per weight in every layer, 1 to 8.", 1, 8)]
-Rounds = Annotated[int | None, optional("N", "Rounds of pruning and retraining.", 1, 10_000)]
-Epochs = Annotated[
-    list[str] | None,
-    optional(
-        "STAGE=N",
-        "Epochs of a stage: dense, retrain (after each round), final_retrain (after the last round) or finetune. May "
-        "be repeated.",
-    ),
-]
-Include = Annotated[
-    list[str] | None, optional("PATTERN", "Prune only weights whose names match. May be repeated.")
-]
-Exclude = Annotated[
-    list[str] | None, optional("PATTERN", "Do not prune weights whose names match. May be repeated.")
-]
-Checkpoints = Annotated[
-    Path | None,
-    optional("DIR", "Directory of checkpoints. An interrupted command resumes from them."),
-]
-Page = Annotated[
-    Path | None, optional("FILE", "Output path of the report page. By default --out with the suffix .html.")
-]
+TRAINING = "Training recipe: the name of a model whose published training settings are known."
+OPTIMIZER = "Optimizer of the weights: sgd, nesterov, adam, adamw or rmsprop."
+RATE = "Learning rate of final retraining. Those of other stages change in proportion."
+MOMENTUM = "Momentum of the optimizers sgd, nesterov and rmsprop."
+AUGMENTATION = "Data augmentation of all stages: none, shift or flip_crop."
+SCOPE = (
+    "The weights that are ranked together: layer, global, a pattern N:M, or blocks ROWSxCOLUMNS. Patterns fix the "
+    "density: 2:4 requires --density 0.5 --rounds 1."
+)
+BITS = "Bits per weight in every layer, 1 to 8."
+ROUNDS = "Rounds of pruning and retraining."
+EPOCHS = (
+    "Epochs of a stage: dense, retrain (after each round), final_retrain (after the last round) or finetune. May be "
+    "repeated."
+)
+INCLUDE = "Prune only weights whose names match. May be repeated."
+Include = Annotated[list[str] | None, optional("PATTERN", INCLUDE)]
+EXCLUDE = "Do not prune weights whose names match. May be repeated."
+Exclude = Annotated[list[str] | None, optional("PATTERN", EXCLUDE)]
+CHECKPOINTS = "Directory of checkpoints. An interrupted command resumes from them."
+PAGE = "Output path of the report page. By default --out with the suffix .html."
+Page = Annotated[Path | None, optional("FILE", PAGE)]
 
 
 def compress(
-    model: Model = None,
-    model_option: ModelOption = None,
-    data: Data = None,
-    out: Out = None,
+    model: Annotated[str | None, argument("MODEL", MODEL, complete="model")] = None,
+    model_option: Annotated[str | None, optional("NAME", SAME, "--model", complete="model")] = None,
+    data: Annotated[str | None, optional("NAME", DATA, complete="data set")] = None,
+    out: Annotated[Path | None, optional("FILE", OUT)] = None,
     weights: Weights = None,
-    preset: Preset = None,
-    criterion: Criterion = None,
-    density: Density = None,
-    bits: Bits = None,
-    scope: Scope = None,
-    max_accuracy_drop: MaxAccuracyDrop = None,
-    no_train: NoTrain = False,
-    recalibrate: Recalibrate = False,
-    rounds: Rounds = None,
-    recipe: Training = None,
-    optimizer: Optimizer = None,
-    learning_rate: LearningRate = None,
-    momentum: Momentum = None,
-    augmentation: Augmentation = None,
-    epochs: Epochs = None,
+    preset: Annotated[str | None, optional("NAME", PRESET, complete="preset")] = None,
+    criterion: Annotated[str | None, optional("NAME", CRITERION, complete="criterion")] = None,
+    density: Annotated[float | None, optional("FRACTION", DENSITY)] = None,
+    bits: Annotated[int | None, optional("N", BITS, lowest=1, highest=8)] = None,
+    scope: Annotated[str | None, optional("NAME", SCOPE, complete="scope")] = None,
+    max_accuracy_drop: Annotated[float | None, optional("POINTS", MAX_ACCURACY_DROP)] = None,
+    no_train: Annotated[bool, flag("--no-train", NO_TRAIN)] = False,
+    recalibrate: Annotated[bool, flag("--recalibrate", RECALIBRATE)] = False,
+    rounds: Annotated[int | None, optional("N", ROUNDS, lowest=1, highest=10_000)] = None,
+    recipe: Annotated[str | None, optional("NAME", TRAINING)] = None,
+    optimizer: Annotated[str | None, optional("NAME", OPTIMIZER)] = None,
+    learning_rate: Annotated[float | None, optional("RATE", RATE)] = None,
+    momentum: Annotated[float | None, optional("FRACTION", MOMENTUM)] = None,
+    augmentation: Annotated[str | None, optional("NAME", AUGMENTATION)] = None,
+    epochs: Annotated[list[str] | None, optional("STAGE=N", EPOCHS)] = None,
     include: Include = None,
     exclude: Exclude = None,
     forward: Forward = None,
@@ -151,7 +86,7 @@ def compress(
     device: Device = "cpu",
     threads: Threads = 1,
     backend: Backend = "auto",
-    checkpoints: Checkpoints = None,
+    checkpoints: Annotated[Path | None, optional("DIR", CHECKPOINTS)] = None,
     page: Page = None,
     force: Force = False,
     as_json: AsJson = False,
@@ -190,7 +125,8 @@ def compress(
             f"Expected trained weights of {name} without training, got none; name a file with --weights.",
             param_hint="--no-train",
         )
-    preset = preset or default_preset(name, train=not no_train)
+    network = make_model(name, seed)
+    preset = preset or default_preset(network, train=not no_train, is_trained=weights is not None)
     options = {
         "criterion": criterion, "density": density, "bits": bits, "scope": scope, "rounds": rounds, "recipe": recipe,
         "optimizer": optimizer, "learning_rate": learning_rate, "momentum": momentum, "augmentation": augmentation,
@@ -203,7 +139,6 @@ def compress(
         train=not no_train, training={"checkpoints": checkpoints}, max_accuracy_drop=max_accuracy_drop,
     )  # fmt: skip
     task = tasks.import_task(forward, loss, metric)
-    network = make_model(name, seed)
     if weights is not None:
         networks.load_weights_file(network, weights)
     patterns = {"include": tuple(include or ("*",)), "exclude": tuple(exclude or ())}

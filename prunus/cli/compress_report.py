@@ -73,10 +73,11 @@ def compress_and_report(
     with after_writing(out):
         dense_test = evaluate(result.dense_model, data.test, progress=report, **task)
         test = evaluate(result.model, data.test, progress=report, **task)
-        examples = data.validation.take(1000)
+        examples, forward = data.validation.take(1000), task.get("forward")
+        networks = {"before": result.dense_model, "after": result.model}
         zeros = {
-            "before": prunus.activation_zeros(result.dense_model, examples, forward=task.get("forward")),
-            "after": prunus.activation_zeros(result.model, examples, forward=task.get("forward")),
+            when: prunus.activation_zeros(network, examples, forward=forward)
+            for when, network in networks.items()
         }
         inspection, seconds = prunus.inspect(out), time.perf_counter() - start
         report("writing the page", 0, 0)
@@ -89,9 +90,9 @@ def compress_and_report(
             else:
                 _show(result, inspection, title, out, dense_test, test)
                 if zeros["after"]:
-                    means = (f"{100 * mean(fractions.values()):.0f} %" for fractions in zeros.values())
+                    before, after = (f"{100 * mean(layers.values()):.0f} %" for layers in zeros.values())
                     echo(
-                        f"zeros {' before, '.join(means)} after compression, of the inputs of a layer on average"
+                        f"zeros {before} before, {after} after compression, of the inputs of a layer on average"
                     )
             stdout().flush()
         finally:
@@ -154,46 +155,29 @@ def _show(
     """Print the sizes after each stage, and those of the file."""
     from prunus.cli.output import echo, echo_table
     from prunus.pruning.prunable import describe_skipped
-    from prunus.report import formatting
     from prunus.report.compression import stage_rows
+    from prunus.report.formatting import format_density, format_quality, format_ratio, quality_name
 
-    quality = formatting.quality_name(dense_test)
-    rows: list[tuple[str, ...]] = [
+    quality = quality_name(dense_test)
+    rows = [
         (
-            *(row.name, formatting.format_int(row.bytes), formatting.format_ratio(row.ratio)),
-            *(
-                formatting.format_density(row.density),
-                formatting.format_quality(row.validation),
-                row.paper_text,
-            ),
+            *(row.name, f"{row.bytes:,}", format_ratio(row.ratio)),
+            *(format_density(row.density), format_quality(row.validation), row.paper_text),
         )
         for row in stage_rows(result, inspection)
     ]
-    columns: tuple[str, ...] = (
-        "stage",
-        "bytes",
-        "ratio",
-        "density (sparsity)",
-        f"validation {quality}",
-        "Han et al. 2016",
-    )
-    if not any(row[-1] for row in rows):
-        columns, rows = columns[:-1], [row[:-1] for row in rows]
-    echo_table(columns, rows, title=title)
+    columns = ("stage", "bytes", "ratio", "density (sparsity)", f"validation {quality}", "Han et al. 2016")
+    shown = None if any(row[-1] for row in rows) else -1  # the column of the paper, where it has values
+    echo_table(columns[:shown], [row[:shown] for row in rows], title=title)
     if result.trials:
-        trial_rows = [
-            (
-                f"{t.density:g}",
-                str(t.bits or "–"),
-                f"{t.accuracy_drop:.2f}",
-                formatting.format_int(t.file_bytes),
-            )
+        trials = [
+            (f"{t.density:g}", str(t.bits or "–"), f"{t.accuracy_drop:.2f}", f"{t.file_bytes:,}")
             for t in result.trials
         ]
         lost = "points lost in validation" if quality == "error" else "loss of the validation metric"
-        echo_table(("density", "bits", lost, "bytes"), trial_rows, title="Tried")
-    size, ratio = formatting.format_int(inspection.file_bytes), formatting.format_ratio(inspection.ratio)
-    echo(f"file  {out}: {size} bytes, compression ratio {ratio}")
-    before, after = formatting.format_quality(dense_test), formatting.format_quality(test)
+        echo_table(("density", "bits", lost, "bytes"), trials, title="Tried")
+    ratio = format_ratio(inspection.ratio)
+    echo(f"file  {out}: {inspection.file_bytes:,} bytes, compression ratio {ratio}")
+    before, after = format_quality(dense_test), format_quality(test)
     echo(f"test  {quality} {before} before, {after} after compression")
     echo(f"rest  {describe_skipped(result.model, result.skipped)}")

@@ -3,22 +3,15 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from prunus.cli.options import File, Force, MaxBytes
+from prunus.cli.options import File, Force, MaxBytes, optional
 from prunus.cli.output import echo
+
+OUT = "Output path. By default FILE with the suffix .safetensors."
 
 
 def decompress(
     file: File,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Output path. By default FILE with the suffix .safetensors.",
-            show_default=False,
-        ),
-    ] = None,
+    out: Annotated[Path | None, optional("FILE", OUT)] = None,
     force: Force = False,
     max_bytes: MaxBytes = None,
 ) -> None:
@@ -30,7 +23,7 @@ def decompress(
     from prunus.errors import OutputError
     from prunus.files import check_writable, write_atomic
     from prunus.models.safetensors_file import safetensors_bytes
-    from prunus.report import formatting
+    from prunus.report.formatting import pluralize
 
     target = out or (file.with_suffix(".safetensors") if file.name else file)
     check_writable(target, force=force, inputs=[file])
@@ -39,4 +32,4 @@ def decompress(
     state = read(file, max_bytes)
     content = safetensors_bytes(state)
     write_atomic(target, content)
-    echo(f"{target}: {len(state)} tensors, {formatting.format_int(len(content))} bytes.")
+    echo(f"{target}: {pluralize(len(state), 'tensor')}, {len(content):,} bytes.")

@@ -4,19 +4,17 @@ import webbrowser
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from prunus.cli.options import AsJson, Device, Force, Seed, Threads
+from prunus.cli.options import AsJson, Device, Force, Seed, Threads, flag, option
 
 TITLE = "LeNet-300-100 on MNIST"
 
 
 def demo(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Output directory.")] = Path("demo"),
+    out: Annotated[Path, option("DIR", "Output directory.")] = Path("demo"),
     seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = 1,
-    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    open_page: Annotated[bool, flag("--open", "Open the page in a browser.")] = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli.options import AsJson
+from prunus.cli.options import AsJson, option
 from prunus.cli.output import clean, echo, echo_json, echo_table, log
 from prunus.cli.run import STORE
 
 
 def doctor(
-    store: Annotated[Path, typer.Option(metavar="DIR", help="Run store to check.")] = STORE,
+    store: Annotated[Path, option("DIR", "Run store to check.")] = STORE,
     as_json: AsJson = False,
 ) -> None:
     """Check the installation: versions, CPU and GPUs, data sets, run store, optional packages and the cache.

@@ -3,26 +3,17 @@
 import math
 from typing import Annotated
 
-import typer
-
-from prunus.cli.names import completion
-from prunus.cli.options import AsJson, Backend, DataName, Device, File, MaxBytes
+from prunus.cli.options import AsJson, Backend, DataName, Device, File, MaxBytes, optional
 from prunus.cli.output import echo, echo_json
 from prunus.cli.tasks import Forward, Loss, Metric, evaluation_json, import_task
+
+MODEL = "A model that is not built in: package.module:function for your own function that returns it."
 
 
 def evaluate(
     file: File,
     data: DataName,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="A model that is not built in: package.module:function for your own function that returns it.",
-            show_default=False,
-            autocompletion=completion("model"),
-        ),
-    ] = None,
+    model: Annotated[str | None, optional("NAME", MODEL, complete="model")] = None,
     forward: Forward = None,
     loss: Loss = None,
     metric: Metric = None,
@@ -65,6 +56,6 @@ def evaluate(
         echo(f"test error  {formatting.format_error(result)}")
     if result.metric is not None:
         echo(f"metric      {result.metric:.6g}")
-    echo(f"n           {formatting.format_int(result.n)}")
+    echo(f"n           {result.n:,}")
     if not math.isnan(result.loss):
         echo(f"loss        {result.loss:.4f}")

@@ -172,10 +172,8 @@ def _describe(error: BaseException) -> tuple[str, int]:
         case PrunusError():
             return str(error), error.exit_code
         case ModuleNotFoundError():
-            return (
-                f"The package {error.name} is not installed; run `prunus doctor` to see how to install it.",
-                REFUSED,
-            )
+            advice = "run `prunus doctor` to see how to install it"
+            return f"The package {error.name} is not installed; {advice}.", REFUSED
         case OSError():
             path = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
             return f"{path}{error.strerror or error}.", REFUSED
@@ -207,9 +205,9 @@ def _shows_traceback(error: BaseException) -> bool:
     """Whether the user wants the traceback of an error: an unexpected one, or one that another one caused."""
     if os.environ.get("PRUNUS_TRACEBACK") != "1" or isinstance(error, SystemExit):
         return False
-    return (
-        error.__cause__ is not None if isinstance(error, PrunusError) else _describe(error)[1] == UNEXPECTED
-    )
+    if isinstance(error, PrunusError):
+        return error.__cause__ is not None
+    return _describe(error)[1] == UNEXPECTED
 
 
 def _discard(stream: TextIO) -> None:

@@ -29,8 +29,8 @@ def inspect(file: File, max_bytes: MaxBytes = None, as_json: AsJson = False) -> 
         for row in tensor_rows(inspection)
     ]
     echo_table((*columns, "bytes", "fraction"), rows, text_columns=2, footer=1)
-    size, original = map(formatting.format_int, (inspection.file_bytes, inspection.original_bytes))
-    echo(f"{size} of {original} bytes: compression ratio {formatting.format_ratio(inspection.ratio)}.")
+    sizes = f"{inspection.file_bytes:,} of {inspection.original_bytes:,} bytes"
+    echo(f"{sizes}: compression ratio {formatting.format_ratio(inspection.ratio)}.")
     for name, content in (("model", inspection.model), ("metadata", inspection.metadata)):
         if content:
             echo(clean(f"{name}: {formatting.format_settings(content)}"))

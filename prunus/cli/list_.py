@@ -3,10 +3,30 @@
 import re
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from prunus.cli.options import AsJson
 from prunus.cli.output import echo_json, echo_table
+
+TABLES = {
+    "models": "models:MODELS",
+    "data sets": "data:DATASETS",
+    "criteria": "pruning.criteria:CRITERIA",
+    "filter criteria": "pruning.structured.criteria:FILTER_CRITERIA",
+    "pruning methods": "pruning.methods:METHODS",
+    "scopes": "pruning.scopes:SCOPES",
+    "schedules": "pruning.schedules:SCHEDULES",
+    "mask-1 actions": "tickets.mask1_actions:MASK1_ACTIONS",
+    "mask-0 actions": "tickets.mask0_actions:MASK0_ACTIONS",
+    "supermasks": "tickets.supermask:SUPERMASKS",
+    "codecs": "compression.codecs:CODECS",
+    "k-means initializations": "compression.quantization.kmeans_init:KMEANS_INITS",
+    "augmentations": "training.augmentation:AUGMENTATIONS",
+    "executors": "runs.executors:EXECUTORS",
+    "compression presets": "compression.presets:COMPRESSION_RECIPES",
+}
+"""The module and the name of the table of each kind of component, except experiments."""
 
 
 def list_(as_json: AsJson = False) -> None:
@@ -19,14 +39,11 @@ def list_(as_json: AsJson = False) -> None:
         for kind, table in registries().items()
     }
     if as_json:
-        echo_json(
-            {
-                re.sub(r"\W", "_", kind): [
-                    {"name": name, "description": text} for name, text in table.items()
-                ]
-                for kind, table in components.items()
-            }
-        )
+        content = {}
+        for kind, table in components.items():
+            described = [{"name": name, "description": text} for name, text in table.items()]
+            content[re.sub(r"\W", "_", kind)] = described
+        echo_json(content)
         return
     rows = [
         (kind if number == 0 else "", name, text)
@@ -38,42 +55,15 @@ def list_(as_json: AsJson = False) -> None:
 
 def registries() -> dict[str, Mapping[str, Any]]:
     """The tables of built-in components, by the kind of component."""
-    from prunus.compression.codecs import CODECS
-    from prunus.compression.presets import COMPRESSION_RECIPES
-    from prunus.compression.quantization.kmeans_init import KMEANS_INITS
-    from prunus.data import DATASETS
     from prunus.experiments import EXPERIMENTS, PAPERS, experiments_of
-    from prunus.models import MODELS
-    from prunus.pruning.criteria import CRITERIA
-    from prunus.pruning.methods import METHODS
-    from prunus.pruning.schedules import SCHEDULES
-    from prunus.pruning.scopes import SCOPES
-    from prunus.pruning.structured.criteria import FILTER_CRITERIA
-    from prunus.runs.executors import EXECUTORS
-    from prunus.tickets.mask0_actions import MASK0_ACTIONS
-    from prunus.tickets.mask1_actions import MASK1_ACTIONS
-    from prunus.tickets.supermask import SUPERMASKS
-    from prunus.training.augmentation import AUGMENTATIONS
 
+    tables = {}
+    for kind, table in TABLES.items():
+        module, _, name = table.partition(":")
+        tables[kind] = getattr(import_module(f"prunus.{module}"), name)
     papers = {paper: f"All of: {', '.join(experiments_of(paper))}" for paper in PAPERS}
-    return {
-        "models": MODELS,
-        "data sets": DATASETS,
-        "criteria": CRITERIA,
-        "filter criteria": FILTER_CRITERIA,
-        "pruning methods": METHODS,
-        "scopes": SCOPES,
-        "schedules": SCHEDULES,
-        "mask-1 actions": MASK1_ACTIONS,
-        "mask-0 actions": MASK0_ACTIONS,
-        "supermasks": SUPERMASKS,
-        "codecs": CODECS,
-        "k-means initializations": KMEANS_INITS,
-        "augmentations": AUGMENTATIONS,
-        "executors": EXECUTORS,
-        "compression presets": COMPRESSION_RECIPES,
-        "experiments": {**papers, **{name: EXPERIMENTS[name].description for name in EXPERIMENTS}},
-    }
+    experiments = {name: EXPERIMENTS[name].description for name in EXPERIMENTS}
+    return {**tables, "experiments": papers | experiments}
 
 
 def description(component: Any) -> str:

@@ -93,7 +93,7 @@ def load_calibration(
     Args:
         name: The name of the model, for the error.
         model: The network.
-        data: The name of the data; None: that of the papers for a built-in model, none for another.
+        data: The name of the data; None: that of the papers for a built-in model, if there must be some.
         needs_data: Whether there must be some.
         device: Where the tensors of a data set are put.
         seed: Seed of the validation split.
@@ -107,7 +107,7 @@ def load_calibration(
     from prunus.cli.progress import report
     from prunus.data import load_examples
 
-    if data is None and (needs_data or hasattr(model, "built_in")):
+    if data is None and needs_data:
         data = default_data(name, model)
     return None if data is None else load_examples(data, device=device, seed=seed, progress=report)
 
@@ -170,7 +170,7 @@ def train_network(name: str, model: "nn.Module", data: Any, seed: int) -> None:
             "--no-train if your function returns trained weights."
         )
     check_model(model, data)
-    recipe = COMPRESSION_RECIPES[default_preset(name)].dense
+    recipe = COMPRESSION_RECIPES[default_preset(model)].dense
     epochs = formatting.pluralize(recipe.epochs, "epoch")
     log(f"{name} is trained first, {epochs}; pass trained weights with --weights FILE to skip this")
     epoch_line = epoch_lines(recipe.epochs)

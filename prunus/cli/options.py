@@ -1,6 +1,6 @@
-"""Options that several commands share."""
+"""Options and arguments of commands, and those that several commands share."""
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,96 +9,86 @@ import typer
 from prunus.cli.names import completion
 
 
-def optional(
+def option(
     metavar: str,
     text: str,
-    lowest: int | None = None,
-    highest: int | None = None,
-    complete: Callable[[str], list[str]] | None = None,
+    *names: str,
+    lowest: float | None = None,
+    highest: float | None = None,
+    complete: str = "",
+    show_default: bool = True,
 ) -> Any:
-    """Make an option whose default is None. Its help text must describe the default.
+    """Make an option with a value.
 
     Args:
         metavar: The name of the value in the help.
         text: The help text.
+        *names: The name of the option, where it is not that of the parameter.
         lowest: The smallest valid value.
         highest: The largest valid value.
-        complete: A function that completes values, made by `completion`.
+        complete: The kind of names that a shell completes, a key of NAMES; empty: none.
+        show_default: Whether the help shows the default; otherwise the text must describe it.
 
     Returns:
         An option for `typing.Annotated`.
     """
     return typer.Option(
-        metavar=metavar, help=text, min=lowest, max=highest, show_default=False, autocompletion=complete
-    )
+        *names, metavar=metavar, help=text, min=lowest, max=highest, show_default=show_default,
+        autocompletion=completion(complete) if complete else None,
+    )  # fmt: skip
 
 
-File = Annotated[
-    Path, typer.Argument(metavar="FILE", help="A compressed file that prunus wrote.", show_default=False)
-]
+optional = partial(option, show_default=False)
+"""Make an option whose default is not shown, because there is none or its text describes it."""
 
-MaxBytes = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        min=0,
-        help="Maximum memory for reading the file, in bytes. By default 256 MiB, or 1000 times the size of the file if "
-        "that is larger.",
-        show_default=False,
-    ),
-]
 
-DataName = Annotated[
-    str,
-    typer.Option(
-        "--data",
-        metavar="NAME",
-        help="A built-in data set, or package.module:function for your own function that returns a prunus.Dataset.",
-        show_default=False,
-        autocompletion=completion("data set"),
-    ),
-]
+def flag(name: str, text: str) -> Any:
+    """Make an option without a value."""
+    return typer.Option(name, help=text)
 
-StoreDir = Annotated[Path, typer.Option("--store", metavar="DIR", help="Run store.", show_default=False)]
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+def argument(metavar: str, text: str, complete: str = "") -> Any:
+    """Make a positional argument.
 
-Force = Annotated[
-    bool, typer.Option("--force", help="Overwrite existing files, except those that the command reads.")
-]
+    Args:
+        metavar: The name of the argument in the help.
+        text: The help text.
+        complete: As in `option`.
+
+    Returns:
+        An argument for `typing.Annotated`.
+    """
+    autocompletion = completion(complete) if complete else None
+    return typer.Argument(metavar=metavar, help=text, show_default=False, autocompletion=autocompletion)
+
+
+File = Annotated[Path, argument("FILE", "A compressed file that prunus wrote.")]
+MAX_BYTES = (
+    "Maximum memory for reading the file, in bytes. By default 256 MiB, or 1000 times the size of the file if that is "
+    "larger."
+)
+MaxBytes = Annotated[int | None, optional("N", MAX_BYTES, lowest=0)]
+DATA = "A built-in data set, or package.module:function for your own function that returns a prunus.Dataset."
+DataName = Annotated[str, optional("NAME", DATA, "--data", complete="data set")]
+StoreDir = Annotated[Path, optional("DIR", "Run store.", "--store")]
+AsJson = Annotated[bool, flag("--json", "Print JSON instead of a table.")]
+Force = Annotated[bool, flag("--force", "Overwrite existing files, except those that the command reads.")]
 
 MAX_SEED = 2**63 - 1
 """The largest seed: a signed 64-bit integer, as `prunus.seeds` derives seeds for torch."""
-
-Seed = Annotated[
-    int,
-    typer.Option(metavar="N", min=0, max=MAX_SEED, help="Seed of all random numbers."),
-]
-
-Threads = Annotated[
-    int,
-    typer.Option(
-        metavar="N",
-        min=1,
-        help="Number of CPU threads. More threads speed up large networks, but slow down ones as small as the LeNets. "
-        "Results are reproducible only with the same number.",
-    ),
-]
-
-Backend = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        help="Backend of training and evaluation: dense is PyTorch, sparse computes with the remaining weights only, "
-        "and auto chooses the faster one by a fixed rule.",
-    ),
-]
-
-Device = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        help="Where to compute: cpu, cuda, or a GPU by its number such as cuda:1. Results are reproducible bit for bit "
-        "only on cpu.",
-    ),
-]
+Seed = Annotated[int, option("N", "Seed of all random numbers.", lowest=0, highest=MAX_SEED)]
+THREADS = (
+    "Number of CPU threads. More threads speed up large networks, but slow down ones as small as the LeNets. Results "
+    "are reproducible only with the same number."
+)
+Threads = Annotated[int, option("N", THREADS, lowest=1)]
+BACKEND = (
+    "Backend of training and evaluation: dense is PyTorch, sparse computes with the remaining weights only, and auto "
+    "chooses the faster one by a fixed rule."
+)
+Backend = Annotated[str, option("NAME", BACKEND)]
+DEVICE = (
+    "Where to compute: cpu, cuda, or a GPU by its number such as cuda:1. Results are reproducible bit for bit only on "
+    "cpu."
+)
+Device = Annotated[str, option("NAME", DEVICE)]

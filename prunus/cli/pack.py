@@ -3,26 +3,15 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from prunus.cli.options import AsJson, Force, argument, optional
 
-from prunus.cli.options import AsJson, Force
+FILE = "A .safetensors file, or a file of torch.save with a state_dict."
+OUT = "Output path. By default FILE with the suffix .prunus."
 
 
 def pack(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE",
-            help="A .safetensors file, or a file of torch.save with a state_dict.",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Output path. By default FILE with the suffix .prunus.", show_default=False
-        ),
-    ] = None,
+    file: Annotated[Path, argument("FILE", FILE)],
+    out: Annotated[Path | None, optional("FILE", OUT)] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -48,7 +37,6 @@ def pack(
         sizes = {"file_bytes": size, "original_bytes": original, "ratio": original / size}
         echo_json({"file": str(path), **sizes, "keys": list(checkpoint.keys)})
     else:
-        numbers = f"{formatting.format_int(original)} bytes in {formatting.format_int(size)}"
-        echo(
-            f"{path}: {len(checkpoint.state)} tensors, {numbers}, {formatting.format_ratio(original / size)}."
-        )
+        tensors = formatting.pluralize(len(checkpoint.state), "tensor")
+        ratio = formatting.format_ratio(original / size)
+        echo(f"{path}: {tensors}, {original:,} bytes in {size:,}, {ratio}.")

@@ -3,93 +3,62 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from prunus.cli.compress import Exclude, Include, Weights
-from prunus.cli.names import completion
-from prunus.cli.options import AsJson, Device, Force, Seed, Threads, optional
+from prunus.cli.options import AsJson, Device, Force, Seed, Threads, argument, flag, option, optional
 from prunus.cli.tasks import Forward, Loss, Metric
 
-Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="A built-in model, package.module:function for your own function that returns a torch.nn.Module, or a "
-        ".prunus file of a built-in model.",
-        show_default=False,
-        autocompletion=completion("model"),
-    ),
-]
-Criterion = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        help="A criterion or pruning method of `prunus list`; obs, sparse_gpt, admm, fisher and full_obs also update "
-        "the remaining weights.",
-        autocompletion=completion("criterion"),
-    ),
-]
-Density = Annotated[float, optional("FRACTION", "Fraction of weights to keep.")]
-Scope = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        help="Which weights are ranked together: layer, global, a pattern N:M, or blocks ROWSxCOLUMNS.",
-        autocompletion=completion("scope"),
-    ),
-]
+MODEL = (
+    "A built-in model, package.module:function for your own function that returns a torch.nn.Module, or a .prunus file "
+    "of a built-in model."
+)
+Model = Annotated[str, argument("MODEL", MODEL, complete="model")]
+CRITERION = (
+    "A criterion or pruning method of `prunus list`; obs, sparse_gpt, admm, fisher and full_obs also update the "
+    "remaining weights."
+)
+SCOPE = "Which weights are ranked together: layer, global, a pattern N:M, or blocks ROWSxCOLUMNS."
 DENSITIES = (
     "error-curves chooses the density of each layer by the output errors that obs predicts. By default, every layer "
     "has --density."
 )
-Densities = Annotated[str | None, optional("NAME", DENSITIES)]
 OUT = (
     "Output path of the pruned network: .safetensors, or .prunus, which is entropy-coded. By default "
     "MODEL-pruned.safetensors."
 )
-Out = Annotated[Path | None, optional("FILE", OUT)]
 DATA = (
     "A built-in data set, or package.module:function for your own function that returns a prunus.Dataset, tensors or "
     "a DataLoader. Built-in models have a default."
 )
-Data = Annotated[str | None, optional("NAME", DATA, complete=completion("data set"))]
 Examples = Annotated[int | None, optional("N", "Number of calibration examples; 1024 by default.", lowest=1)]
 DAMPING = "Damping added to the curvature so that it can be inverted; each criterion defines its scale."
-Damping = Annotated[float | None, optional("FRACTION", DAMPING)]
 STEPS = "Number of pruning steps, 1 by default. The curvature is computed again before each step."
-Steps = Annotated[int | None, optional("N", STEPS, lowest=1)]
 RECALIBRATE = "Estimate BatchNorm statistics again after pruning."
 REFIT = "Fit the remaining weights of each layer to its dense outputs on the calibration examples."
-Refit = Annotated[bool, typer.Option("--refit", help=REFIT)]
-Recalibrate = Annotated[bool, typer.Option("--recalibrate", help=RECALIBRATE)]
-
 STRICT = (
     "Fail if the scope or criterion cannot prune a weight, such as 2:4 with 3 inputs. By default, such a weight is not "
     "pruned."
 )
-Strict = Annotated[bool, typer.Option("--strict", help=STRICT)]
 NO_TRAIN = "Prune the weights that your function returns, without training the model first."
-NoTrain = Annotated[bool, typer.Option("--no-train", help=NO_TRAIN)]
 
 
 def prune(
     model: Model,
-    density: Density,
-    criterion: Criterion = "magnitude",
-    scope: Scope = "layer",
-    densities: Densities = None,
+    density: Annotated[float, optional("FRACTION", "Fraction of weights to keep.")],
+    criterion: Annotated[str, option("NAME", CRITERION, complete="criterion")] = "magnitude",
+    scope: Annotated[str, option("NAME", SCOPE, complete="scope")] = "layer",
+    densities: Annotated[str | None, optional("NAME", DENSITIES)] = None,
     weights: Weights = None,
-    data: Data = None,
-    out: Out = None,
+    data: Annotated[str | None, optional("NAME", DATA, complete="data set")] = None,
+    out: Annotated[Path | None, optional("FILE", OUT)] = None,
     calibration_examples: Examples = None,
-    damping: Damping = None,
-    steps: Steps = None,
-    refit: Refit = False,
-    recalibrate: Recalibrate = False,
+    damping: Annotated[float | None, optional("FRACTION", DAMPING)] = None,
+    steps: Annotated[int | None, optional("N", STEPS, lowest=1)] = None,
+    refit: Annotated[bool, flag("--refit", REFIT)] = False,
+    recalibrate: Annotated[bool, flag("--recalibrate", RECALIBRATE)] = False,
     include: Include = None,
     exclude: Exclude = None,
-    strict: Strict = False,
-    no_train: NoTrain = False,
+    strict: Annotated[bool, flag("--strict", STRICT)] = False,
+    no_train: Annotated[bool, flag("--no-train", NO_TRAIN)] = False,
     forward: Forward = None,
     loss: Loss = None,
     metric: Metric = None,
@@ -116,6 +85,7 @@ def prune(
     from prunus.pruning.scopes import parse_scope
     from prunus.pruning.selection import select_weights
     from prunus.registry import source_files
+    from prunus.report import formatting
 
     use_threads(threads)
     device = resolve_device(device)
@@ -134,6 +104,7 @@ def prune(
     check_prune(method, selection, density, parse_scope(scope), allocation)
     is_trained = is_trained or no_train
     needs_data = refit or recalibrate or method.needs_examples or allocation is not None or not is_trained
+    needs_data = needs_data or hasattr(network, "built_in")  # a built-in model is evaluated on its data set
     examples = networks.load_calibration(model, network, data, needs_data, device=device, seed=seed)
     if not is_trained:
         networks.train_network(model, network, examples, seed)
@@ -159,8 +130,9 @@ def prune(
         return
     _show(pruned.report, recalibrate)
     if before is not None and after is not None:
-        texts = tasks.evaluation_text(before), tasks.evaluation_text(after).partition(" ")[2]
-        echo(f"test   {texts[0].replace(' ', ' before pruning ', 1)}, after pruning {texts[1]}")
+        texts = [formatting.format_quality(result) for result in (before, after)]
+        quality = formatting.quality_name(before)
+        echo(f"test   {quality} before pruning {texts[0]}, after pruning {texts[1]}")
     echo(f"file   {path}")
 
 

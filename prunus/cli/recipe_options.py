@@ -1,28 +1,44 @@
 """The compression recipe of a command line."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import typer
 
 from prunus.compression.presets import COMPRESSION_RECIPES
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def default_preset(model: str, *, train: bool = True) -> str:
-    """The compression preset of a model: that of its name if there is one, else "default"; or "without-training".
+
+def default_preset(model: "nn.Module", *, train: bool = True, is_trained: bool = False) -> str:
+    """The compression preset of a network.
 
     Args:
-        model: Name of the model.
-        train: Whether anything is trained.
+        model: The network. A built-in one with a preset of its name, such as "lenet-5", uses that.
+        train: Whether anything is trained; "without-training" if not.
+        is_trained: Whether its weights are trained. Then "cnn" is the preset of a built-in network with BatchNorm whose
+            data are photographs; that of every other network is "default".
 
     Returns:
         A key of `COMPRESSION_RECIPES`.
 
-    >>> default_preset("lenet-5"), default_preset("nets:mine"), default_preset("lenet-5", train=False)
-    ('lenet-5', 'default', 'without-training')
+    >>> from prunus.models.loading import make_model
+    >>> resnet = make_model("resnet20")
+    >>> default_preset(make_model("lenet5")), default_preset(resnet), default_preset(resnet, is_trained=True)
+    ('lenet-5', 'default', 'cnn')
     """
+    from torch import nn
+
+    from prunus.models import input_shape
+
     if not train:
         return "without-training"
-    return model if model in COMPRESSION_RECIPES else "default"
+    name = getattr(model, "built_in", {}).get("name", "")
+    if name in COMPRESSION_RECIPES:
+        return str(name)
+    has_norm = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    return "cnn" if is_trained and has_norm and name and input_shape(name)[0] == 3 else "default"
 
 
 def parse_epochs(texts: Sequence[str]) -> dict[str, int]:

@@ -11,8 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from prunus.cli.interrupts import Interrupted
-from prunus.cli.names import completion
-from prunus.cli.options import MAX_SEED, AsJson, Force, optional
+from prunus.cli.options import MAX_SEED, AsJson, Force, argument, flag, option, optional
 from prunus.cli.output import echo, echo_json, log
 
 if TYPE_CHECKING:
@@ -25,81 +24,44 @@ MAX_REPLICATES = 10_000
 RESULTS = (".json", ".md", ".csv", ".html", ".png", ".svg")
 """Suffixes of the files of an experiment."""
 
-Name = Annotated[
-    str,
-    typer.Argument(
-        metavar="NAME",
-        help="An experiment of `prunus list`, or a paper or subject to run all of its experiments.",
-        show_default=False,
-        autocompletion=completion("experiment"),
-    ),
-]
+NAME = "An experiment of `prunus list`, or a paper or subject to run all of its experiments."
+Name = Annotated[str, argument("NAME", NAME, complete="experiment")]
 Out = Annotated[Path | None, optional("DIR", "Output directory. By default runs/NAME.")]
+REPLICATES = "Number of replicates, each with its own seeds. The default depends on the size."
+StoreDir = Annotated[Path, option("DIR", "Run store.")]
+EXECUTOR = (
+    "Where runs are computed: processes (in parallel on this machine), inline (one after another in this process), ray "
+    "or slurm (on several machines)."
+)
+WORKERS = (
+    "Number of workers. By default one process per core, one per CPU of the Ray cluster, or 8 Slurm jobs."
+)
+RAY = (
+    "Compute on a Ray cluster: HOST:PORT, or auto for the cluster that runs on this machine. Without an address, Ray "
+    "is started on this machine."
+)
+BACKEND = (
+    "Backend that trains tickets and their baselines: dense, sparse or auto. The same as --set backend=NAME. By "
+    "default auto."
+)
+CHANGES = "Change a setting, for example network=conv-2, epochs=10 or rounds=8. May be repeated."
+SIZE = "smoke, default or full. By default the largest size that has a finished run."
 
 
 def run(
     name: Name,
-    smoke: Annotated[
-        bool, typer.Option("--smoke", help="Run the smallest size, to test that it works.")
-    ] = False,
-    full: Annotated[bool, typer.Option("--full", help="Run the size of the paper.")] = False,
+    smoke: Annotated[bool, flag("--smoke", "Run the smallest size, to test that it works.")] = False,
+    full: Annotated[bool, flag("--full", "Run the size of the paper.")] = False,
     out: Out = None,
-    replicates: Annotated[
-        int | None,
-        optional(
-            "N",
-            "Number of replicates, each with its own seeds. The default depends on the size.",
-            1,
-            MAX_REPLICATES,
-        ),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(metavar="N", min=0, max=MAX_SEED, help="Number of the first replicate.")
-    ] = 0,
-    store: Annotated[Path, typer.Option(metavar="DIR", help="Run store.")] = STORE,
-    executor: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Where runs are computed: processes (in parallel on this machine), inline (one after another in this "
-            "process), ray or slurm (on several machines).",
-            autocompletion=completion("executor"),
-        ),
-    ] = "processes",
-    workers: Annotated[
-        int | None,
-        optional(
-            "N",
-            "Number of workers. By default one process per core, one per CPU of the Ray cluster, or 8 Slurm jobs.",
-            lowest=1,
-        ),
-    ] = None,
-    ray: Annotated[
-        str | None,
-        optional(
-            "[ADDRESS]",
-            "Compute on a Ray cluster: HOST:PORT, or auto for the cluster that runs on this machine. Without an "
-            "address, Ray is started on this machine.",
-        ),
-    ] = None,
-    slurm: Annotated[bool, typer.Option("--slurm", help="Compute in a Slurm job array.")] = False,
-    backend: Annotated[
-        str | None,
-        optional(
-            "NAME",
-            "Backend that trains tickets and their baselines: dense, sparse or auto. The same as --set backend=NAME. "
-            "By default auto.",
-        ),
-    ] = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change a setting, for example network=conv-2, epochs=10 or rounds=8. May be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    replicates: Annotated[int | None, optional("N", REPLICATES, lowest=1, highest=MAX_REPLICATES)] = None,
+    seed: Annotated[int, option("N", "Number of the first replicate.", lowest=0, highest=MAX_SEED)] = 0,
+    store: StoreDir = STORE,
+    executor: Annotated[str, option("NAME", EXECUTOR, complete="executor")] = "processes",
+    workers: Annotated[int | None, optional("N", WORKERS, lowest=1)] = None,
+    ray: Annotated[str | None, optional("[ADDRESS]", RAY)] = None,
+    slurm: Annotated[bool, flag("--slurm", "Compute in a Slurm job array.")] = False,
+    backend: Annotated[str | None, optional("NAME", BACKEND)] = None,
+    changes: Annotated[list[str] | None, optional("KEY=VALUE", CHANGES, "--set")] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -114,19 +76,19 @@ def run(
     """
     from prunus.cli.progress import report, report_line
     from prunus.data.download import progress as downloads
+    from prunus.errors import StoreError
     from prunus.experiments import EXPERIMENTS
     from prunus.experiments.running import run_experiment
-    from prunus.files import output_folder
+    from prunus.files import has_control_characters, output_folder
 
     if smoke and full:
         raise typer.BadParameter("--smoke and --full are two sizes; choose one.")
     selected_executor = _executor(executor, ray, slurm)
-    names, settings = (
-        _experiments(name),
-        _settings([*(change or []), *([f"backend={backend}"] if backend else [])]),
-    )
+    names = _experiments(name)
+    settings = _settings([*(changes or []), *([f"backend={backend}"] if backend else [])])
     folder, size = out or Path("runs") / name, "smoke" if smoke else "full" if full else "default"
-    _check_store_name(store)
+    if has_control_characters(store):
+        raise StoreError(f"The store {str(store)!r} cannot be made: its name has control characters.")
     downloads.set(report)
     try:
         with output_folder(folder):
@@ -146,16 +108,9 @@ def run(
 
 def figure(
     name: Name,
-    store: Annotated[Path, typer.Option(metavar="DIR", help="Run store.")] = STORE,
+    store: StoreDir = STORE,
     out: Out = None,
-    size: Annotated[
-        str | None,
-        optional(
-            "SIZE",
-            "smoke, default or full. By default the largest size that has a finished run.",
-            complete=completion("size"),
-        ),
-    ] = None,
+    size: Annotated[str | None, optional("SIZE", SIZE, complete="size")] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -269,15 +224,6 @@ def _is_result(path: Path, experiment: str) -> bool:
         return bool(json.loads(path.read_bytes())["experiment"] == experiment)
     except (OSError, ValueError, LookupError, TypeError):
         return False
-
-
-def _check_store_name(store: Path) -> None:
-    """Raise StoreError where a store cannot have the name."""
-    from prunus.errors import StoreError
-    from prunus.files import has_control_characters
-
-    if has_control_characters(store):
-        raise StoreError(f"The store {str(store)!r} cannot be made: its name has control characters.")
 
 
 def _settings(changes: list[str]) -> dict[str, str]:

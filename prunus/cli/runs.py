@@ -8,18 +8,13 @@ from typing import Annotated
 import typer
 
 from prunus.cli.exit_codes import CommandGroup, with_exit_codes
-from prunus.cli.options import AsJson, Force, StoreDir
+from prunus.cli.options import AsJson, Force, StoreDir, argument, flag, optional
 from prunus.cli.output import echo, echo_json, echo_table, log
 from prunus.cli.runs_watch import pause, resume, watch
 
-RunId = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN_ID",
-        help="ID of a run. The first characters of the ID or of its hash suffice.",
-        show_default=False,
-    ),
-]
+RUN_ID = "ID of a run. The first characters of the ID or of its hash suffice."
+RunId = Annotated[str, argument("RUN_ID", RUN_ID)]
+RUN_IDS = "IDs of the runs to remove. The first characters suffice."
 
 
 def list_(store: StoreDir, as_json: AsJson = False) -> None:
@@ -53,11 +48,10 @@ def show(id: RunId, store: StoreDir, as_json: AsJson = False) -> None:
     if as_json:
         echo_json({**asdict(run), "environment": run.environment, "levels": rows})
         return
-    tables = [((title, ""), pair_cells(values)) for title, values in run_sections(run).items()]
-    for head, cells in tables:
-        if cells:
+    for title, values in run_sections(run).items():
+        if cells := pair_cells(values):
             echo("")
-            echo_table(head, cells, text_columns=2)
+            echo_table((title, ""), cells, text_columns=2)
     if rows:
         echo("")
         echo_table(*level_table(rows))
@@ -71,7 +65,8 @@ def compare(first: RunId, second: RunId, store: StoreDir, as_json: AsJson = Fals
 
     Example: prunus runs compare ticket-3f ticket-a0 --store store
     """
-    from prunus.cli.runs_tables import difference_cells, different_settings, level_differences, text
+    from prunus.cli.runs_tables import difference_cells, different_settings, level_differences
+    from prunus.report.formatting import format_settings
     from prunus.runs.store import Store
 
     opened = Store(store, create=False)
@@ -82,18 +77,15 @@ def compare(first: RunId, second: RunId, store: StoreDir, as_json: AsJson = Fals
     if as_json:
         echo_json({"runs": ids, "settings": settings, "levels": levels})
         return
-    echo_table(
-        ("setting", *ids), [(key, text(a), text(b)) for key, (a, b) in settings.items()], text_columns=3
-    )
+    cells = [(key, *map(format_settings, values)) for key, values in settings.items()]
+    echo_table(("setting", *ids), cells, text_columns=3)
     echo("")
-    echo_table(
-        ("level", "metric", *ids, "difference"), [difference_cells(level) for level in levels], text_columns=2
-    )
+    echo_table(("level", "metric", *ids, "difference"), [*map(difference_cells, levels)], text_columns=2)
 
 
 def save(
     id: RunId,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Output path.", show_default=False)],
+    file: Annotated[Path, argument("FILE", "Output path.")],
     store: StoreDir,
     force: Force = False,
     as_json: AsJson = False,
@@ -108,7 +100,7 @@ def save(
     from prunus.compression.save import save as write
     from prunus.errors import PrunusError
     from prunus.files import check_writable
-    from prunus.report import formatting
+    from prunus.report.formatting import pluralize
     from prunus.runs.store import Store
     from prunus.tickets.baseline import BaselineSpec
     from prunus.tickets.export import load_trained_network
@@ -131,28 +123,14 @@ def save(
         echo_json({"run": run.id, "file": str(file), "bytes": size, "generated": list(generated)})
         return
     weights = sum(parameter.numel() for parameter in model.parameters())
-    layers = (
-        f", the weights of {formatting.pluralize(len(generated), 'layer')} from a seed" if generated else ""
-    )
-    echo(
-        f"{file}: {formatting.format_int(weights)} parameters in {formatting.format_int(size)} bytes{layers}."
-    )
+    layers = f", the weights of {pluralize(len(generated), 'layer')} from a seed" if generated else ""
+    echo(f"{file}: {weights:,} parameters in {size:,} bytes{layers}.")
 
 
 def rm(
-    ids: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RUN_ID...",
-            help="IDs of the runs to remove. The first characters suffice.",
-            show_default=False,
-        ),
-    ],
+    ids: Annotated[list[str], argument("RUN_ID...", RUN_IDS)],
     store: StoreDir,
-    force: Annotated[
-        bool,
-        typer.Option("--force", help="Also remove runs that other runs depend on."),
-    ] = False,
+    force: Annotated[bool, flag("--force", "Also remove runs that other runs depend on.")] = False,
 ) -> None:
     """Remove runs from a store. Runs that a process is still computing are not removed.
 
@@ -167,8 +145,8 @@ def rm(
 
 
 def export(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Run store.", show_default=False)],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Output path.", show_default=False)],
+    store: Annotated[Path, argument("STORE", "Run store.")],
+    out: Annotated[Path, optional("FILE", "Output path.")],
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -179,7 +157,7 @@ def export(
     Example: prunus runs export store --out runs.jsonl
     """
     from prunus.files import check_writable
-    from prunus.report.formatting import format_int, pluralize
+    from prunus.report.formatting import pluralize
     from prunus.runs.store import Store
     from prunus.runs.transfer import export_runs
 
@@ -191,14 +169,11 @@ def export(
         return
     if result.skipped:
         log(f"left out, because they are not finished: {', '.join(result.skipped)}")
-    echo(f"{out}: {pluralize(len(result.runs), 'run')} in {format_int(out.stat().st_size)} bytes.")
+    echo(f"{out}: {pluralize(len(result.runs), 'run')} in {out.stat().st_size:,} bytes.")
 
 
 def import_(
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="A file that `prunus runs export` wrote.", show_default=False),
-    ],
+    file: Annotated[Path, argument("FILE", "A file that `prunus runs export` wrote.")],
     store: StoreDir,
     as_json: AsJson = False,
 ) -> None:

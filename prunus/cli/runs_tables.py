@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prunus.report.formatting import format_density, format_duration
+from prunus.report.formatting import format_density, format_duration, format_settings
 from prunus.runs.record import RunRecord
 from prunus.runs.settings import canonical_json, flatten_settings
 
@@ -14,25 +14,6 @@ LISTED = (
     *("level", "density (sparsity)", "final test accuracy", "duration"),
 )
 """The columns of a list of runs."""
-DIFFERENCES = ("level", "metric", "first", "second", "difference")
-"""The keys of a difference between two runs."""
-
-
-def text(value: object) -> str:
-    """Return a value as the text of a cell.
-
-    >>> text(0.123456789), text(None), text(True), text([1, 2])
-    ('0.123457', '–', 'yes', '1, 2')
-    """
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(text, value))
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {text(item)}" for key, item in value.items())
-    return "–" if value in (None, "") else str(value)
 
 
 def list_cells(run: RunRecord) -> tuple[str, ...]:
@@ -43,9 +24,9 @@ def list_cells(run: RunRecord) -> tuple[str, ...]:
         ", ".join(run.experiments) or "–",
         run.state,
         (run.invariants or "–").partition(":")[0],
-        text(last.get("level")),
-        format_density(last["density"]) if "density" in last else "–",
-        text(last.get("final_test_accuracy")),
+        format_settings(last.get("level")),
+        _metric("density", last.get("density")),
+        format_settings(last.get("final_test_accuracy")),
         format_duration(run.seconds),
     )
 
@@ -90,14 +71,14 @@ def run_sections(run: RunRecord) -> dict[str, dict[str, Any]]:
 
 def pair_cells(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return names and values as cells, without those that are not set."""
-    return [(key.replace("_", " "), text(value)) for key, value in values.items() if value not in (None, "")]
+    cells = {key.replace("_", " "): value for key, value in values.items() if value not in (None, "")}
+    return [(name, format_settings(value)) for name, value in cells.items()]
 
 
 def level_table(rows: Rows) -> tuple[list[str], list[list[str]]]:
     """Return the columns and the cells of a table with one row per level."""
     columns = list(dict.fromkeys(key for row in rows for key in row if key != "invariants"))
-    names = ["density (sparsity)" if key == "density" else key.replace("_", " ") for key in columns]
-    return names, [[_metric(key, row.get(key)) for key in columns] for row in rows]
+    return [*map(_title, columns)], [[_metric(key, row.get(key)) for key in columns] for row in rows]
 
 
 def invariant_cells(rows: Rows) -> list[tuple[str, str]]:
@@ -135,28 +116,33 @@ def level_differences(first: Rows, second_run: Rows) -> list[dict[str, Any]]:
         second_run: The rows of another run.
 
     Returns:
-        One object per level and metric, with the keys of DIFFERENCES.
+        One object per level and metric, with both values and their difference.
     """
     second = {row.get("level"): row for row in second_run}
-    return [
-        dict(zip(DIFFERENCES, (row["level"], key, value, other[key], other[key] - value), strict=True))
-        for row in first
-        if (other := second.get(row.get("level"))) is not None
-        for key, value in row.items()
-        if key != "level" and _is_number(value) and _is_number(other.get(key))
-    ]
+    differences = []
+    for row in first:
+        other = second.get(row.get("level"), {})
+        for key, a in row.items():
+            b = other.get(key)
+            if key != "level" and _is_number(a) and _is_number(b):
+                values = {"first": a, "second": b, "difference": b - a}
+                differences.append({"level": row["level"], "metric": key, **values})
+    return differences
 
 
 def difference_cells(level: Mapping[str, Any]) -> tuple[str, ...]:
     """Return one of `level_differences` as cells; densities with the sparsity."""
     metric = level["metric"]
-    name = "density (sparsity)" if metric == "density" else metric.replace("_", " ")
     values = (_metric(metric, level[key]) for key in ("first", "second"))
-    return text(level["level"]), name, *values, text(level["difference"])
+    return str(level["level"]), _title(metric), *values, format_settings(level["difference"])
+
+
+def _title(key: str) -> str:
+    return "density (sparsity)" if key == "density" else key.replace("_", " ")
 
 
 def _metric(key: str, value: Any) -> str:
-    return format_density(value) if key == "density" and value is not None else text(value)
+    return format_density(value) if key == "density" and value is not None else format_settings(value)
 
 
 def _last_metrics(run: RunRecord) -> dict[str, Any]:

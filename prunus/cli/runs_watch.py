@@ -4,9 +4,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from prunus.cli.options import AsJson, StoreDir
+from prunus.cli.options import AsJson, StoreDir, option
 from prunus.cli.output import echo, echo_json, log
 
 if TYPE_CHECKING:
@@ -15,9 +13,7 @@ if TYPE_CHECKING:
 
 def watch(
     store: StoreDir,
-    every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.1, help="Time between two readings of the store.")
-    ] = 5.0,
+    every: Annotated[float, option("SECONDS", "Time between two readings of the store.", lowest=0.1)] = 5.0,
     as_json: AsJson = False,
 ) -> None:
     """Show how many of the requested runs are finished, and the estimated remaining time, until they have ended.
@@ -34,7 +30,9 @@ def watch(
     opened = Store(store, create=False)
     status = sweep_status(opened)
     if as_json:
-        echo_json({**asdict(status), "running": [_running(*run) for run in status.running.items()]})
+        steps = {id: counts or (None, None) for id, counts in status.running.items()}
+        running = [{"id": id, "step": done, "steps": total} for id, (done, total) in steps.items()]
+        echo_json({**asdict(status), "running": running})
         return
     last = ""
     while True:
@@ -94,8 +92,3 @@ def describe_status(status: "SweepStatus") -> str:
     if status.seconds_left is None:
         return f"{text}; the remaining time is known after the first run of each kind"
     return f"{text}; about {format_duration(status.seconds_left)} left"
-
-
-def _running(id: str, steps: tuple[int, int] | None) -> dict[str, object]:
-    done, total = steps or (None, None)
-    return {"id": id, "step": done, "steps": total}

@@ -4,10 +4,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from prunus.cli.names import completion
-from prunus.cli.options import AsJson, Device, Force, Seed, Threads, optional
+from prunus.cli.compress import Page
+from prunus.cli.options import AsJson, Device, Force, Seed, Threads, flag, option, optional
 from prunus.cli.prune import Examples, Model
 from prunus.cli.tasks import Forward, Loss
 
@@ -21,82 +19,48 @@ WEIGHTS = (
     "Trained weights: a .safetensors, .prunus or torch file. Without this option, a built-in model has its initial "
     "weights; the command does not train."
 )
-Weights = Annotated[Path | None, optional("FILE", WEIGHTS)]
-Macs = Annotated[
-    float | None, optional("N", "Multiply-accumulates to keep: a fraction, or a number above 1.")
-]
-Parameters = Annotated[float | None, optional("N", "Parameters to keep: a fraction, or a number above 1.")]
-Density = Annotated[float | None, optional("FRACTION", "Fraction of the channels of each group to keep.")]
-Latency = Annotated[
-    float | None,
-    optional("FRACTION", "Time to keep of a forward pass of one example, as a fraction of the dense time."),
-]
-FileBytes = Annotated[
-    int | None, optional("N", "Largest size of the .prunus file in bytes, without quantization.", lowest=1)
-]
-Criterion = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        help="A filter criterion or a criterion of `prunus list`.",
-        autocompletion=completion("filter criterion"),
-    ),
-]
-Scope = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        help="layer: every group keeps the same fraction; global: the channels of all groups are ranked together.",
-    ),
-]
+MACS = "Multiply-accumulates to keep: a fraction, or a number above 1."
+PARAMETERS = "Parameters to keep: a fraction, or a number above 1."
+DENSITY = "Fraction of the channels of each group to keep."
+LATENCY = "Time to keep of a forward pass of one example, as a fraction of the dense time."
+FILE_BYTES = "Largest size of the .prunus file in bytes, without quantization."
+CRITERION = "A filter criterion or a criterion of `prunus list`."
+SCOPE = "layer: every group keeps the same fraction; global: the channels of all groups are ranked together."
 DATA = (
     "Calibration data, if the criterion or --refit needs some: a built-in data set, or package.module:function for "
     "your own. Built-in models have a default."
 )
-Data = Annotated[str | None, optional("NAME", DATA, complete=completion("data set"))]
 SHAPE = "Shape of one example, such as 3,224,224. By default that of the data or of the built-in model."
-InputShape = Annotated[str | None, optional("SIZES", SHAPE)]
-RoundTo = Annotated[
-    int, typer.Option(metavar="N", min=1, help="Keep multiples of this number of channels in each group.")
-]
-MinChannels = Annotated[
-    int, typer.Option(metavar="N", min=1, help="Keep at least this number of channels in each group.")
-]
-Exclude = Annotated[
-    list[str] | None, optional("NAME", "A module or parameter that keeps all its channels. May be repeated.")
-]
+ROUND_TO = "Keep multiples of this number of channels in each group."
+MIN_CHANNELS = "Keep at least this number of channels in each group."
+EXCLUDE = "A module or parameter that keeps all its channels. May be repeated."
 INEXACT = "Also remove channels over which a normalization such as LayerNorm runs."
-Inexact = Annotated[bool, typer.Option("--allow-inexact", help=INEXACT)]
 REFIT = "Fit the layers that lose inputs to the outputs of the dense layers, by least squares on the calibration data."
-Refit = Annotated[bool, typer.Option("--refit", help=REFIT)]
 OUT = (
     "Output path of the smaller network: .prunus, which also stores which channels were removed, or .safetensors. By "
     "default MODEL-slim.prunus."
 )
-Out = Annotated[Path | None, optional("FILE", OUT)]
-PAGE = "Output path of the report page. By default --out with the suffix .html."
-Page = Annotated[Path | None, optional("FILE", PAGE)]
 
 
 def slim(
     model: Model,
-    macs: Macs = None,
-    parameters: Parameters = None,
-    density: Density = None,
-    latency: Latency = None,
-    file_bytes: FileBytes = None,
-    criterion: Criterion = "l2",
-    scope: Scope = "layer",
-    weights: Weights = None,
-    data: Data = None,
+    macs: Annotated[float | None, optional("N", MACS)] = None,
+    parameters: Annotated[float | None, optional("N", PARAMETERS)] = None,
+    density: Annotated[float | None, optional("FRACTION", DENSITY)] = None,
+    latency: Annotated[float | None, optional("FRACTION", LATENCY)] = None,
+    file_bytes: Annotated[int | None, optional("N", FILE_BYTES, lowest=1)] = None,
+    criterion: Annotated[str, option("NAME", CRITERION, complete="filter criterion")] = "l2",
+    scope: Annotated[str, option("NAME", SCOPE)] = "layer",
+    weights: Annotated[Path | None, optional("FILE", WEIGHTS)] = None,
+    data: Annotated[str | None, optional("NAME", DATA, complete="data set")] = None,
     calibration_examples: Examples = None,
-    input_shape: InputShape = None,
-    round_to: RoundTo = 1,
-    min_channels: MinChannels = 1,
-    exclude: Exclude = None,
-    allow_inexact: Inexact = False,
-    refit: Refit = False,
-    out: Out = None,
+    input_shape: Annotated[str | None, optional("SIZES", SHAPE)] = None,
+    round_to: Annotated[int, option("N", ROUND_TO, lowest=1)] = 1,
+    min_channels: Annotated[int, option("N", MIN_CHANNELS, lowest=1)] = 1,
+    exclude: Annotated[list[str] | None, optional("NAME", EXCLUDE)] = None,
+    allow_inexact: Annotated[bool, flag("--allow-inexact", INEXACT)] = False,
+    refit: Annotated[bool, flag("--refit", REFIT)] = False,
+    out: Annotated[Path | None, optional("FILE", OUT)] = None,
     page: Page = None,
     forward: Forward = None,
     loss: Loss = None,
@@ -134,13 +98,8 @@ def slim(
     networks.check_format(network, path)
     if not is_trained and hasattr(network, "built_in"):
         log(f"{model} has the initial weights of seed {seed}; pass trained weights with --weights FILE")
-    if data is None and (scorer.needs_examples or refit):
-        data = networks.default_data(model, network)
-    loaded = (
-        None
-        if data is None
-        else networks.load_calibration(model, network, data, True, device=device, seed=seed)
-    )
+    needs_data = scorer.needs_examples or refit
+    loaded = networks.load_calibration(model, network, data, needs_data, device=device, seed=seed)
     calibration = None if loaded is None else as_examples(loaded).take(slice(calibration_examples or 1024))
     example = _example(model, network, input_shape, None if calibration is None else calibration.inputs)
     if file_bytes and path.suffix != ".prunus":
@@ -158,15 +117,9 @@ def slim(
     plan.apply()
     networks.write_network(network, path, settings)
     times = _measure(dense, network, example.to(device))
-    goals = {
-        "macs": macs,
-        "parameters": parameters,
-        "density": density,
-        "latency": latency,
-        "file bytes": file_bytes,
-    }
-    goal = {name: value for name, value in goals.items() if value is not None}
-    write_slim_page(page, report, title=Path(model).name, times=times, settings={**goal, **settings})
+    goals = {"macs": macs, "parameters": parameters, "density": density, "latency": latency}
+    chosen = {name: value for name, value in {**goals, "file bytes": file_bytes}.items() if value is not None}
+    write_slim_page(page, report, title=Path(model).name, times=times, settings={**chosen, **settings})
     if as_json:
         sizes = {"file": str(path), "file_bytes": path.stat().st_size, "page": str(page)}
         echo_json({**sizes, **settings, **report.to_json(), "latency": times})
@@ -204,11 +157,11 @@ def _measure(dense: "nn.Module", smaller: "nn.Module", example: "Tensor") -> lis
     """The time of a forward pass before and after, in milliseconds, by batch size."""
     from prunus.pruning.structured.latency import measure_latency
 
+    networks = {"before_ms": dense, "after_ms": smaller}
     return [
         {
             "batch_size": size,
-            "before_ms": 1000 * measure_latency(dense, example, size),
-            "after_ms": 1000 * measure_latency(smaller, example, size),
+            **{key: 1000 * measure_latency(model, example, size) for key, model in networks.items()},
         }
         for size in BATCH_SIZES
     ]

@@ -70,16 +70,16 @@ def evaluate_if_possible(model: "nn.Module", data: Any, task: dict[str, Any]) ->
     from prunus.data.examples import as_examples
     from prunus.errors import ModelError
     from prunus.training import evaluate
-    from prunus.training.checks import forward, unchanged
+    from prunus.training.checks import checked_forward, unchanged
     from prunus.training.modes import eval_mode
-    from prunus.training.outputs import call_model, output_tensor
+    from prunus.training.outputs import output_tensor
 
     if data is None:
         return None
     if task["metric"] is None and task["loss"] is None:
         batch = as_examples(data).take(slice(2)).batch
         with unchanged(model), torch.no_grad(), eval_mode(model):
-            output = forward(model, batch, lambda batch: call_model(model, batch, task["forward"]))
+            output = checked_forward(model, batch, task["forward"])
         try:
             output_tensor(model, output)
         except ModelError as error:
@@ -106,10 +106,3 @@ def evaluation_json(result: "Evaluation | None", prefix: str = "") -> dict[str, 
         for key, value in numbers.items()
         if value is not None
     }
-
-
-def evaluation_text(result: "Evaluation") -> str:
-    """The metric, else the error, else the loss of an evaluation."""
-    from prunus.report import formatting
-
-    return f"{formatting.quality_name(result)} {formatting.format_quality(result)}"

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from prunus.errors import AccuracyError, SpecError
+from prunus.errors import AccuracyError
 
 DENSITIES = (
     *(0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.37, 0.34, 0.31, 0.28, 0.25, 0.22, 0.2, 0.17, 0.14, 0.12, 0.1),
@@ -33,14 +33,6 @@ class Trial:
     accuracy_drop: float
     """In percentage points, or units of the metric, of the validation split; negative where it has increased."""
     file_bytes: int
-
-
-def check_max_accuracy_drop(points: float) -> None:
-    """Raise SpecError unless `points` is a number of percentage points, 0 to 100."""
-    if isinstance(points, bool) or not isinstance(points, int | float) or not 0 <= points <= 100:
-        raise SpecError(
-            f"Expected max_accuracy_drop to be 0 to 100 percentage points, got {points!r}; use a value such as 1.0."
-        )
 
 
 def find_smallest(

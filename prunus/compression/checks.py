@@ -8,20 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.compression.accuracy_budget import check_max_accuracy_drop
 from prunus.compression.container import EncodingConfig, encode_tensors
 from prunus.compression.density_plan import planned_densities
 from prunus.compression.presets import STAGES_TRAINED, TRAINING_SETTINGS, CompressionRecipe
 from prunus.compression.quantization import quantize_weights
-from prunus.compression.quantization.codebook import check_bits, check_kmeans_init
+from prunus.compression.quantization.codebook import check_bits
+from prunus.compression.quantization.kmeans_init import KMEANS_INITS
 from prunus.data.validation import check_dataset
 from prunus.errors import NoEffectWarning, NoPrunableWeightsError, QuantizationError, SpecError
 from prunus.masks import all_kept
 from prunus.modules import check_initialized
 from prunus.pruning.masks import check_finite
 from prunus.pruning.methods import pruning_method
-from prunus.pruning.prunable import DTYPES, layer_kinds, prunable_weights
+from prunus.pruning.prunable import DTYPES, prunable_weights
 from prunus.pruning.scopes import Global, Layer, parse_scope
+from prunus.pruning.weight_layers import layer_kinds
+from prunus.registry import lookup
 from prunus.training.checks import check_model, check_trainable
 from prunus.training.evaluate import evaluate
 from prunus.training.losses import find_loss
@@ -76,7 +78,7 @@ def check_compressible(
     for training in trainings:
         check_recipe(training)
     pruning_method(recipe.criterion)
-    check_kmeans_init(recipe.kmeans_init)
+    lookup("initialization of k-means", KMEANS_INITS, recipe.kmeans_init)
     bits = check_bits(bits_by_name(model, list(weights), recipe.bits), list(weights))
     planned_densities(recipe, weights)
     _try_encoding(model, recipe, weights, bits)
@@ -118,7 +120,12 @@ def check_options(
         )
     if max_accuracy_drop is None:
         return
-    check_max_accuracy_drop(max_accuracy_drop)
+    is_number = isinstance(max_accuracy_drop, int | float) and not isinstance(max_accuracy_drop, bool)
+    if not is_number or not 0 <= max_accuracy_drop <= 100:
+        raise SpecError(
+            f"Expected max_accuracy_drop to be 0 to 100 percentage points, got {max_accuracy_drop!r}; use a value such "
+            "as 1.0."
+        )
     if "density" in changed:
         raise SpecError(
             f"Expected either max_accuracy_drop or a density, got {max_accuracy_drop} points and "
@@ -187,9 +194,8 @@ def bits_by_name(model: nn.Module, names: Sequence[str], bits: int | Mapping[str
     """
     if not isinstance(bits, Mapping):
         return dict.fromkeys(names, bits)
-    kinds = dict.fromkeys(names, "linear") | layer_kinds(
-        model
-    )  # an embedding, for example, has no kind of its own
+    # A weight that is included by name, such as an embedding, has no kind of its own.
+    kinds = dict.fromkeys(names, "linear") | layer_kinds(model)
     unknown = sorted(str(key) for key in bits if key not in names and key not in LAYER_KINDS)
     if unknown:
         raise QuantizationError(

@@ -17,12 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.compression.accuracy_budget import BITS, DENSITIES, Trial, find_smallest
-from prunus.compression.checks import (
-    PRUNED_ENCODING,
-    check_compressible,
-    check_options,
-    stage_encodings,
-)
+from prunus.compression.checks import PRUNED_ENCODING, check_compressible, check_options, stage_encodings
 from prunus.compression.container import load
 from prunus.compression.container.file_format import as_bytes
 from prunus.compression.density_plan import DensityPlan, plan_densities
@@ -147,28 +142,22 @@ def compress(
     )
     folder = None if checkpoints is None else Path(checkpoints)
     check_fit(fit, checkpoints)
-    _check_outputs(path, folder)
+    if folder is not None:
+        check_checkpoint_writable(folder / "finetune.safetensors")
+    if path is not None:
+        check_writable(path, force=True)
     run = CompressionRun(
-        copy,
-        weights,
-        data,
-        recipe,
-        seed,
-        folder,
-        report,
-        progress,
-        fit,
-        backend=backend,
-        recalibrate=recalibrate,
-        task=task,
-    )
+        copy, weights, data, recipe, seed, folder, report, progress, fit, backend,
+        recalibrate=recalibrate, task=task,
+    )  # fmt: skip
     dense_model = run.train_dense() if train_first else model
     plan = plan_densities(recipe, weights)
     dense = run.measure("dense", stored_bytes(copy.state_dict()))
-    if max_accuracy_drop is not None and metric is None and math.isnan(dense.validation.accuracy):
+    score = dense.validation.accuracy if metric is None else dense.validation.metric
+    if max_accuracy_drop is not None and not math.isfinite(score or 0):
         raise SpecError(
-            "Expected a metric with max_accuracy_drop, as the labels are not classes, got none; pass "
-            "metric=lambda outputs, batch: ..., for which higher is better."
+            f"Expected a finite metric of the dense model with max_accuracy_drop, got {score}; pass metric=lambda "
+            "outputs, batch: ..., for which higher is better, if the labels are not classes."
         )
     layers = None if train and max_accuracy_drop is None else run.calibrate()
     run = replace(run, layers=None if train else layers)
@@ -251,9 +240,8 @@ def _search(
         folder = run.checkpoints and run.checkpoints / f"density-{density:g}-bits-{number or 'recipe'}"
         copy = replace(run, model=model, weights=weights, recipe=recipe, checkpoints=folder)
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", NoEffectWarning
-            )  # that some bits represent all weights of a layer
+            # Some bits may represent all weights of a layer.
+            warnings.simplefilter("ignore", NoEffectWarning)
             done = steps(copy, plan_densities(recipe.replace(density=densities[density]), weights))
         before, *_, after = (stage.validation for stage in done[0].stages)
         drop = before.accuracy - after.accuracy
@@ -266,14 +254,6 @@ def _search(
     trials = find_smallest(attempt, list(densities), bits or [None], max_drop)
     assert best is not None
     return replace(best[0], trials=trials), best[1]
-
-
-def _check_outputs(path: str | os.PathLike[str] | None, checkpoints: Path | None) -> None:
-    """Check before the work that the file and the checkpoints can be written."""
-    if checkpoints is not None:
-        check_checkpoint_writable(checkpoints / "finetune.safetensors")
-    if path is not None:
-        check_writable(path, force=True)
 
 
 def _restore_modes(copy: nn.Module, model: nn.Module) -> None:

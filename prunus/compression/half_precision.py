@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from prunus.pruning.prunable import layer_kinds
+from prunus.pruning.weight_layers import layer_kinds
 from prunus.types import Params
 
 

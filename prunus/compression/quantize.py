@@ -10,7 +10,8 @@ from prunus.compression.quantization import CodebookConstraint, quantize_weights
 from prunus.errors import ModelError
 from prunus.masks import Masks, all_kept, check_boolean, check_masks
 from prunus.modules import check_initialized
-from prunus.pruning.prunable import masks_of_torch, prunable_weights
+from prunus.pruning.prunable import prunable_weights
+from prunus.pruning.weight_layers import masks_of_torch
 
 
 @torch.inference_mode(False)  # centroids that are made in inference mode cannot be trained

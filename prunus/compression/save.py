@@ -103,10 +103,8 @@ def _contents(
         raise ModelError(
             f"Expected a torch.nn.Module or a prunus.Compressed, got a {type(model).__name__}; pass the network itself."
         )
-    if (
-        not isinstance(metadata or {}, Mapping)
-        or {"edits", "negative_zeros_cleared"} & (metadata or {}).keys()
-    ):
+    metadata = metadata or {}
+    if not isinstance(metadata, Mapping) or {"edits", "negative_zeros_cleared"} & metadata.keys():
         raise ContainerError(
             f"Expected metadata as a dict without the keys 'edits' and 'negative_zeros_cleared', which prunus writes, "
             f"got {metadata!r}; rename the keys."
@@ -119,7 +117,7 @@ def _contents(
     state, num_cleared = clear_negative_zeros(model.state_dict())
     return state, {
         "model": getattr(model, "built_in", None),
-        "metadata": {**file_metadata(num_cleared, model), **about, **(metadata or {})},
+        "metadata": {**file_metadata(num_cleared, model), **about, **metadata},
         "encoding": encoding or EncodingConfig(),
     }
 

@@ -16,9 +16,10 @@ from prunus.compression.quantization import CodebookConstraint, CodebookTensor, 
 from prunus.compression.result import Stage
 from prunus.compression.save import clear_negative_zeros, file_metadata, recipe_metadata
 from prunus.compression.without_training import CalibratedLayers
-from prunus.data.examples import sample_examples
+from prunus.data.examples import Examples, sample_examples
 from prunus.masks import Masks, all_kept
 from prunus.pruning.methods import pruning_method
+from prunus.pruning.obs.hessian import DAMPING, layer_hessians
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.retrain import PruningRound, prune_and_retrain
 from prunus.pruning.scopes import parse_scope
@@ -26,8 +27,6 @@ from prunus.pruning.weights import copied, set_weights
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, evaluate, train
 from prunus.training.fit import Fit, train_with
-from prunus.training.losses import Loss, LossFunction
-from prunus.training.outputs import Forward
 from prunus.types import Dataset, MaskDict, Params, Progress
 
 StageReport = Callable[[str, EpochMetrics], None]
@@ -45,13 +44,7 @@ def prune_with_recipe(
     plan: DensityPlan | None = None,
     *,
     fit: Fit | None = None,
-    forward: Forward | None = None,
-    loss: str | Loss | LossFunction | None = None,
-    seed: int = 0,
-    checkpoints: Path | None = None,
-    report: Callable[[EpochMetrics], None] | None = None,
-    progress: Progress | None = None,
-    backend: str = "auto",
+    **options: Any,
 ) -> list[PruningRound]:
     """Prune `model` in place by the schedule of `recipe`, retraining after each round: the first stage.
 
@@ -62,12 +55,7 @@ def prune_with_recipe(
         data: The data to retrain on.
         plan: The densities of the rounds, by default those of `plan_densities`.
         fit: As for `prune_and_retrain`, in the place of the recipes of retraining.
-        forward, loss: As for `train`.
-        seed: Seed of ties, batch order and dropout.
-        checkpoints: Directory of checkpoints, from which an interrupted call resumes.
-        report: Called after each epoch.
-        progress: Called after every batch.
-        backend: What retrains, as for `prunus.train`.
+        options: Other arguments of `prune_and_retrain`: seed, checkpoints, backend, and so on.
 
     Returns:
         The masks and the epochs of each round.
@@ -78,23 +66,10 @@ def prune_with_recipe(
     plan = plan or plan_densities(recipe, weights)
     recipes = [recipe.retrain] * (len(plan.densities) - 1) + [recipe.final_retrain]
     return prune_and_retrain(
-        model,
-        data,
-        plan.densities,
-        [] if fit else recipes,
-        fit=fit,
-        forward=forward,
-        loss=loss,
-        criterion=recipe.criterion,
-        scope=recipe.scope,
-        include=list(weights),
-        within=plan.within,
-        seed=seed,
-        checkpoints=checkpoints,
-        report=report,
-        progress=progress,
-        backend=backend,
-    )
+        model, data, plan.densities, [] if fit else recipes,
+        fit=fit, criterion=recipe.criterion, scope=recipe.scope, include=list(weights), within=plan.within,
+        **options,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -117,6 +92,11 @@ class CompressionRun:
     """Whether to estimate the statistics of BatchNorm layers again after each step."""
     task: Mapping[str, Any] = field(default_factory=dict)
     """The arguments forward, loss and metric of `evaluate`."""
+
+    @property
+    def forward_and_loss(self) -> dict[str, Any]:
+        """The arguments forward and loss of `train`."""
+        return {name: self.task.get(name) for name in ("forward", "loss")}
 
     @property
     def general_backend(self) -> str:
@@ -160,13 +140,12 @@ class CompressionRun:
             self.data,
             recipe,
             constraint=constraint,
-            forward=self.task.get("forward"),
-            loss=self.task.get("loss"),
             seed=derive_seed(self.seed, role),
             checkpoint=self.checkpoints / f"{role}.safetensors" if self.checkpoints else None,
             report=self.report_of(stage),
             progress=self.progress,
             backend=self.general_backend,
+            **self.forward_and_loss,
         )
 
     def train_dense(self) -> nn.Module:
@@ -177,20 +156,28 @@ class CompressionRun:
 
     def calibrate(self) -> CalibratedLayers:
         """Collect the Hessians of the layers of the network as it is."""
-        return CalibratedLayers.collect(
-            copied(self.model), self.weights, self.data.train, pruning_method(self.recipe.criterion),
-            parse_scope(self.recipe.scope), forward=self.task.get("forward"), loss=self.task.get("loss"),
-            seed=self.seed, progress=self.progress,
+        method, scope = pruning_method(self.recipe.criterion), parse_scope(self.recipe.scope)
+        model, examples = copied(self.model), self._calibration_examples()
+        weights = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        hessians = layer_hessians(
+            model, weights, examples, damping=getattr(method, "damping", DAMPING),
+            forward=self.task.get("forward"), progress=self.progress,
         )  # fmt: skip
+        return CalibratedLayers(
+            model, weights, examples, method, scope, hessians, self.forward_and_loss, self.seed, self.progress
+        )
+
+    def _calibration_examples(self) -> Examples:
+        num_examples = pruning_method(self.recipe.criterion).num_examples
+        return sample_examples(self.data.train, num_examples, derive_seed(self.seed, "criterion", 1))
 
     def prune(self, plan: DensityPlan) -> tuple[MaskDict, list[EpochMetrics]]:
         """Prune, and retrain if there is training. A remaining weight of exactly zero counts as pruned."""
         if self.layers is None:
             rounds = prune_with_recipe(
                 self.recipe, self.model, self.weights, self.data, plan,
-                fit=self.fit, forward=self.task.get("forward"), loss=self.task.get("loss"),
-                seed=self.seed, checkpoints=self.checkpoints,
-                report=self.report_of("pruned"), progress=self.progress, backend=self.backend,
+                fit=self.fit, seed=self.seed, checkpoints=self.checkpoints, report=self.report_of("pruned"),
+                progress=self.progress, backend=self.backend, **self.forward_and_loss,
             )  # fmt: skip
             masks, epochs = rounds[-1].masks, [epoch for round_ in rounds for epoch in round_.epochs]
         else:
@@ -217,11 +204,8 @@ class CompressionRun:
 
     def _recalibrate(self) -> None:
         if self.recalibrate:
-            num_examples = pruning_method(self.recipe.criterion).num_examples
-            examples = sample_examples(self.data.train, num_examples, derive_seed(self.seed, "criterion", 1))
-            recalibrate_batchnorm(
-                self.model, examples, forward=self.task.get("forward"), progress=self.progress
-            )
+            examples, forward = self._calibration_examples(), self.task.get("forward")
+            recalibrate_batchnorm(self.model, examples, forward=forward, progress=self.progress)
 
     def measure(self, stage: str, size: int) -> Stage:
         """Evaluate the model on the validation split, and count and bin its remaining weights.

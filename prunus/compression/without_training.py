@@ -4,30 +4,29 @@ The Hessians of these errors are collected once, in the network as it is given, 
 choice of the densities of the layers, and for the codes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
 
 from prunus.compression.quantization import CodebookTensor, quantize_weights
 from prunus.compression.quantization.coordinate_descent import minimize_output_error
-from prunus.data.examples import Calibration, Examples, sample_examples
+from prunus.data.examples import Examples
 from prunus.errors import DensityError
 from prunus.masks import all_kept
 from prunus.pruning.matrix import from_matrix
 from prunus.pruning.obs.densities import allocate_densities, error_curves, relative_error_curves
 from prunus.pruning.obs.exact_obs import ExactObs, ExactObsState, cholesky, exact_obs_state
-from prunus.pruning.obs.hessian import DAMPING, LayerHessian, layer_hessians
+from prunus.pruning.obs.hessian import LayerHessian
 from prunus.pruning.obs.layer_method import LayerMethod
 from prunus.pruning.obs.method import PruningMethod
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.scopes import Scope
 from prunus.seeds import derive_seed
-from prunus.training.losses import Loss, LossFunction
-from prunus.training.outputs import Forward
 from prunus.types import Density, MaskDict, Params, Progress, Scores, numel_by_name
 
 
@@ -42,55 +41,10 @@ class CalibratedLayers:
     method: PruningMethod
     scope: Scope
     hessians: dict[str, LayerHessian]
-    forward: Forward | None
-    loss: str | Loss | LossFunction | None
+    forward_and_loss: Mapping[str, Any]
+    """These arguments of `PruningMethod.prune`."""
     seed: int
     progress: Progress | None
-
-    @classmethod
-    def collect(
-        cls,
-        model: nn.Module,
-        weights: Params,
-        calibration: Calibration,
-        method: PruningMethod,
-        scope: Scope,
-        *,
-        forward: Forward | None = None,
-        loss: str | Loss | LossFunction | None = None,
-        seed: int = 0,
-        progress: Progress | None = None,
-    ) -> "CalibratedLayers":
-        """Pass calibration examples through the network once.
-
-        Args:
-            model: A trained network; it is not changed.
-            weights: Its weights to compress, by name.
-            calibration: Examples in any form; the method determines how many are drawn.
-            method: The pruning method.
-            scope: Which weights are ranked together.
-            forward: (model, batch) -> outputs; None: the model is called with the inputs.
-            loss: For methods that differentiate one.
-            seed: Seed of the examples, of ties and of codebooks.
-            progress: Called after each step of long work.
-
-        Returns:
-            The layers.
-
-        Raises:
-            ModelError, StatisticsError, NonFiniteError: See `layer_hessians`.
-        """
-        original = {name: weight.detach().clone() for name, weight in weights.items()}
-        examples = sample_examples(calibration, method.num_examples, derive_seed(seed, "criterion", 1))
-        hessians = layer_hessians(
-            model,
-            original,
-            examples,
-            damping=getattr(method, "damping", DAMPING),
-            forward=forward,
-            progress=progress,
-        )
-        return cls(model, original, examples, method, scope, hessians, forward, loss, seed, progress)
 
     def prune(self, density: Density, within: MaskDict | None = None) -> PruneResult:
         """Prune the original weights.
@@ -105,23 +59,19 @@ class CalibratedLayers:
         Raises:
             DensityError, NonFiniteError: As `PruningMethod.prune`.
         """
-        method, seeds = (
-            self.method,
-            (derive_seed(self.seed, "criterion", 1), derive_seed(self.seed, "ties", 1)),
-        )
-        if isinstance(method, LayerMethod):
+        method = self.method
+        seeds = derive_seed(self.seed, "criterion", 1), derive_seed(self.seed, "ties", 1)
+        if isinstance(method, ExactObs) and method.num_steps == 1:
+            state, scores = self._exact_obs
+            return state.prune_to(self.scope.select(scores, density, within, seeds[1]))
+        if isinstance(method, LayerMethod) and method.num_steps == 1:
             return method.prune_layers(
                 self.hessians, self.weights, density, self.scope,
                 within=within, seed=seeds[1], progress=self.progress,
             )  # fmt: skip
-        if isinstance(method, ExactObs) and method.num_steps == 1:
-            state, scores = self._exact_obs
-            masks = self.scope.select(scores, density, within, seeds[1])
-            pruned = state.prune_to(masks)
-            return PruneResult(pruned.weights, masks, pruned.predicted_increase, pruned.damping)
         return method.prune(
             self.model, self.weights, density, self.scope, self.examples,
-            within=within, seeds=seeds, forward=self.forward, loss=self.loss, progress=self.progress,
+            within=within, seeds=seeds, progress=self.progress, **self.forward_and_loss,
         )  # fmt: skip
 
     @cached_property

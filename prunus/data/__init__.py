@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
-    "mnist": mnist.load_mnist,
-    "fashion-mnist": mnist.load_fashion_mnist,
+    "mnist": mnist.MNIST,
+    "fashion-mnist": mnist.FASHION_MNIST,
     "cifar-10": cifar10.load_cifar_10,
     "digits": digits.load_digits,
     "monks-1": monks.loader(1),
@@ -130,19 +130,17 @@ def present_data_sets(root: Path) -> dict[str, bool]:
     >>> present_data_sets(Path("no such folder"))
     {'mnist': False, 'fashion-mnist': False, 'cifar-10': False}
     """
-    sources = (mnist.MNIST, mnist.FASHION_MNIST)
-    present = {source.name: not mnist.missing_files(source, root / source.name) for source in sources}
+    present = {name: not mnist.missing_files(root / name) for name in ("mnist", "fashion-mnist")}
     return {**present, "cifar-10": cifar10.is_present(root)}
 
 
 def _call(reference: str) -> Any:
     function = import_object(reference)
     try:
-        data = function()
+        return function()
+    except PrunusError:
+        raise
     except (Exception, SystemExit) as error:  # a user's function may fail in any way
-        if isinstance(error, PrunusError):
-            raise
         raise DataError(
             f"{reference} was called without arguments and failed: {type(error).__name__}: {error}"
         ) from error
-    return data

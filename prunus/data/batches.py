@@ -40,27 +40,6 @@ def batch_indices(n: int, batch_size: int, seed: int, epoch: int) -> tuple[Tenso
     return torch.split(torch.randperm(n, generator=make_generator(seed, "order", epoch)), batch_size)
 
 
-def part_sizes(batch_size: int, micro_batch_size: int | None = None, processes: int = 1) -> set[int]:
-    """The numbers of examples of the parts in which a batch is computed.
-
-    Args:
-        batch_size: The number of examples of the batch.
-        micro_batch_size: The most examples that a process computes at once; None: all of its examples.
-        processes: The number of processes that share the batch.
-
-    Returns:
-        The numbers; 0 is among them if a process has no example.
-
-    >>> sorted(part_sizes(25, micro_batch_size=10, processes=2))
-    [2, 3, 10]
-    """
-    sizes = set()
-    for num_examples in (batch_size // processes, -(-batch_size // processes)):
-        size = min(micro_batch_size or num_examples, num_examples)
-        sizes |= {size, num_examples % size or size} if num_examples else {0}
-    return sizes
-
-
 def iter_batches(
     split: Split, batch_size: int, seed: int, epoch: int, skip: int = 0, rank: int = 0, processes: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:

@@ -74,14 +74,12 @@ def load_cifar_10(root: str | Path | None = None, seed: int = 0, download: bool 
     """
     parts, provenance = _read_parts(data_root(root), download)
     images, labels = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts[:-1], strict=True))
-    train, validation = divide(images, labels, NUM_VALIDATION, seed)
-    test_images, test_labels = (torch.from_numpy(array) for array in parts[-1])
-    splits = [_normalized(split) for split in (train, validation, Split(test_images, test_labels))]
-    return Dataset("cifar-10", splits[0], splits[1], splits[2], CLASSES, provenance)
-
-
-def _normalized(split: Split) -> Split:
-    return Split(normalize(split.inputs, 255, MEAN, STD), split.labels.to(torch.int64))
+    test = Split(*(torch.from_numpy(array) for array in parts[-1]))
+    train, validation, test = (
+        Split(normalize(split.inputs, 255, MEAN, STD), split.labels.to(torch.int64))
+        for split in (*divide(images, labels, NUM_VALIDATION, seed), test)
+    )
+    return Dataset("cifar-10", train, validation, test, CLASSES, provenance)
 
 
 def is_present(root: Path) -> bool:
@@ -128,9 +126,8 @@ def read_python(path: Path) -> Records:
     shape = (IMAGES_PER_FILE, PIXELS)
     if not (isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.shape == shape):
         raise DataError(f"{path} has no uint8 data of {shape[0]}×{shape[1]}; {redownload_hint(path.parent)}")
-    if not (
-        isinstance(labels, list) and all(isinstance(label, int) and 0 <= label < 256 for label in labels)
-    ):
+    is_valid = isinstance(labels, list) and all(isinstance(n, int) and 0 <= n < 256 for n in labels)
+    if not is_valid:
         raise DataError(f"{path} has no list of labels 0..9; {redownload_hint(path.parent)}")
     return _check_records(path, data, np.array(labels, np.uint8))
 

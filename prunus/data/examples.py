@@ -92,11 +92,9 @@ class Examples:
         Returns:
             Examples of the same form.
         """
-        return Examples(
-            map_tensors(
-                lambda t: t[selection if isinstance(selection, slice) else selection.to(t.device)], self.batch
-            )
-        )
+        if isinstance(selection, slice):
+            return Examples(map_tensors(lambda t: t[selection], self.batch))
+        return Examples(map_tensors(lambda t: t[selection.to(t.device)], self.batch))
 
     def batches(self, batch_size: int) -> list[Batch]:
         """All examples in batches of `batch_size`, the last may be smaller; views."""

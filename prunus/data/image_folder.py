@@ -116,9 +116,10 @@ class ImageFiles(Split):
             waiting: deque[tuple[Tensor, list[Future[Tensor]]]] = deque()
             try:
                 for indices in batches:
-                    waiting.append(
-                        (indices, self._submit(pool, indices, next(generators, None), rank, processes))
-                    )
+                    numbers = self._crops(len(indices), next(generators, None))
+                    part = torch.arange(len(indices)).tensor_split(processes)[rank].tolist()
+                    jobs = [(self.paths[indices[i]], self.size, numbers[i]) for i in part]
+                    waiting.append((indices, [pool.submit(read_image, *job) for job in jobs]))
                     if len(waiting) > READ_AHEAD:
                         yield self._collect(*waiting.popleft())
                 while waiting:
@@ -126,19 +127,12 @@ class ImageFiles(Split):
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _submit(
-        self,
-        pool: ThreadPoolExecutor,
-        indices: Tensor,
-        generator: torch.Generator | None,
-        rank: int,
-        processes: int,
-    ) -> list[Future[Tensor]]:
-        crops: list[list[float] | None] = [None] * len(indices)
-        if generator is not None and self.is_augmented:
-            crops = list(torch.rand(len(indices), 5, generator=generator).tolist())
-        part = torch.arange(len(indices)).tensor_split(processes)[rank].tolist()
-        return [pool.submit(read_image, self.paths[indices[i]], self.size, crops[i]) for i in part]
+    def _crops(self, count: int, generator: torch.Generator | None) -> list[list[float]] | list[None]:
+        """Five random numbers for each image that is cropped at random; None for others."""
+        if generator is None or not self.is_augmented:
+            return [None] * count
+        numbers: list[list[float]] = torch.rand(count, 5, generator=generator).tolist()
+        return numbers
 
     def _collect(self, indices: Tensor, images: list[Future[Tensor]]) -> tuple[Tensor, Tensor]:
         pixels = torch.stack([image.result() for image in images])

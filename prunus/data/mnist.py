@@ -3,6 +3,10 @@
 x = (pixel / 255 - mean) / std, [N, 1, 28, 28]; 55,000 training, 5,000 validation and 10,000 test examples. The mean
 and the standard deviation are those of the official 60,000 training images.
 
+Sources: Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-based learning applied to document recognition",
+Proceedings of the IEEE 86 (1998), license CC BY-SA 3.0; H. Xiao, K. Rasul, R. Vollgraf, "Fashion-MNIST: a novel image
+dataset for benchmarking machine learning algorithms" (2017), arXiv:1708.07747, license MIT.
+
 Files: train-images-idx3-ubyte and the other three, plain or with .gz, in <data root>/mnist and
 <data root>/fashion-mnist. Their content is verified by its SHA-256 whenever they are read.
 """
@@ -41,10 +45,11 @@ Fetch = Callable[[Path, list[str]], None]
 
 @dataclass(frozen=True)
 class IdxSource:
-    """A data set in the four files of MNIST."""
+    """A data set in the four files of MNIST; called with a data root, it loads the data set."""
 
     name: str
     title: str
+    description: str
     sha256: Mapping[str, str]
     """Of the decompressed content, by file name: the compressed bytes differ between the mirrors."""
     mean: float
@@ -54,10 +59,43 @@ class IdxSource:
     fallbacks: Mapping[str, Fetch] = field(default_factory=dict)
     """Tried after the mirrors; by the name of the source, for errors."""
 
+    def __call__(self, root: str | Path | None = None, seed: int = 0, download: bool = True) -> Dataset:
+        """Load the data set.
+
+        Args:
+            root: As in `data_root`; the files are in the folder `name` below it.
+            seed: Seed of the validation split.
+            download: Whether missing files may be downloaded.
+
+        Returns:
+            The data set.
+
+        Raises:
+            DataError: A file is missing, damaged or has other content.
+        """
+        folder = data_root(root) / self.name
+        missing = missing_files(folder)
+        if missing and not download:
+            raise DataError(
+                f"Expected {self.title} in {folder}, which lacks {', '.join(missing)}; allow the download or put the "
+                "official files there."
+            )
+        if missing:
+            fetch_missing(self, folder)
+        images, labels, test_images, test_labels = (_read(self, folder, name) for name in FILES)
+        inputs, test_inputs = (
+            normalize(part.unsqueeze(1), 255, [self.mean], [self.std]) for part in (images, test_images)
+        )
+        train, validation = divide(inputs, labels.to(torch.int64), NUM_VALIDATION, seed)
+        test = Split(test_inputs, test_labels.to(torch.int64))
+        provenance = "official content, sha256 verified"
+        return Dataset(self.name, train, validation, test, self.class_names, provenance)
+
 
 MNIST = IdxSource(
     name="mnist",
     title="MNIST",
+    description="MNIST: 70,000 handwritten digits, 28 × 28 gray levels, ten classes.",
     sha256={
         "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
         "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -77,6 +115,7 @@ MNIST = IdxSource(
 FASHION_MNIST = IdxSource(
     name="fashion-mnist",
     title="Fashion-MNIST",
+    description="Fashion-MNIST: 70,000 articles of clothing, 28 × 28 gray levels, ten classes.",
     sha256={
         "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
         "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -93,91 +132,8 @@ FASHION_MNIST = IdxSource(
 )
 
 
-def load_mnist(root: str | Path | None = None, seed: int = 0, download: bool = True) -> Dataset:
-    """MNIST: 70,000 handwritten digits, 28 × 28 gray levels, ten classes.
-
-    License: CC BY-SA 3.0.
-
-    Source: Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-based learning applied to document recognition",
-    Proceedings of the IEEE 86 (1998).
-
-    Args:
-        root: As in `data_root`.
-        seed: Seed of the validation split.
-        download: Whether missing files may be downloaded.
-
-    Returns:
-        The data set.
-
-    Raises:
-        DataError: A file is missing, damaged or has other content.
-    """
-    return load_idx_set(MNIST, root, seed, download)
-
-
-def load_fashion_mnist(root: str | Path | None = None, seed: int = 0, download: bool = True) -> Dataset:
-    """Fashion-MNIST: 70,000 articles of clothing, 28 × 28 gray levels, ten classes.
-
-    License: MIT.
-
-    Source: H. Xiao, K. Rasul, R. Vollgraf, "Fashion-MNIST: a novel image dataset for benchmarking machine learning
-    algorithms" (2017), arXiv:1708.07747.
-
-    Args:
-        root: As in `data_root`.
-        seed: Seed of the validation split.
-        download: Whether missing files may be downloaded.
-
-    Returns:
-        The data set.
-
-    Raises:
-        DataError: A file is missing, damaged or has other content.
-    """
-    return load_idx_set(FASHION_MNIST, root, seed, download)
-
-
-def load_idx_set(source: IdxSource, root: str | Path | None, seed: int, download: bool) -> Dataset:
-    """Load the data set that `source` describes.
-
-    Args:
-        source: Its files, hashes and normalization.
-        root: As in `data_root`; the files are in the folder `source.name` below it.
-        seed: Seed of the validation split.
-        download: Whether missing files may be downloaded.
-
-    Returns:
-        The data set.
-
-    Raises:
-        DataError: A file is missing, damaged or has other content.
-    """
-    folder = data_root(root) / source.name
-    missing = missing_files(source, folder)
-    if missing and not download:
-        raise DataError(
-            f"Expected {source.title} in {folder}, which lacks {', '.join(missing)}; allow the download or put the "
-            "official files there."
-        )
-    if missing:
-        fetch_missing(source, folder)
-    images, labels, test_images, test_labels = (_read(source, folder, name) for name in FILES)
-    train, validation = divide(_inputs(source, images), labels.to(torch.int64), NUM_VALIDATION, seed)
-    test = Split(_inputs(source, test_images), test_labels.to(torch.int64))
-    provenance = "official content, sha256 verified"
-    return Dataset(source.name, train, validation, test, source.class_names, provenance)
-
-
-def missing_files(source: IdxSource, folder: Path) -> list[str]:
-    """The names of the files of `source` that are not in `folder`, neither plain nor with .gz.
-
-    Args:
-        source: The data set.
-        folder: Its folder, which need not exist.
-
-    Returns:
-        The names, without .gz; no file is read.
-    """
+def missing_files(folder: Path) -> list[str]:
+    """The names of the files that are not in `folder`, neither plain nor with .gz; no file is read."""
     return [name for name in FILES if _find(folder, name) is None]
 
 
@@ -193,7 +149,7 @@ def fetch_missing(source: IdxSource, folder: Path) -> None:
     """
 
     def fetch_from(fetch: Fetch) -> None:
-        fetch(folder, missing_files(source, folder))
+        fetch(folder, missing_files(folder))
 
     mirrors: dict[str, Fetch] = {url: partial(_fetch_from_mirror, source, url) for url in source.mirrors}
     fetches = {name: partial(fetch_from, fetch) for name, fetch in {**mirrors, **source.fallbacks}.items()}
@@ -235,7 +191,3 @@ def _read(source: IdxSource, folder: Path, name: str) -> Tensor:
             f"{redownload_hint(path)}"
         )
     return torch.from_numpy(array.copy())
-
-
-def _inputs(source: IdxSource, images: Tensor) -> Tensor:
-    return normalize(images.unsqueeze(1), 255, [source.mean], [source.std])

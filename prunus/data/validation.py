@@ -36,12 +36,8 @@ def check_dataset(data: Dataset, splits: Sequence[str] = SPLITS) -> None:
         )
     num_classes = len(data.class_names)
     for name in splits:
-        check_split(
-            getattr(data, name),
-            f"the {name} split of {data.name}",
-            num_classes or None,
-            any_labels=not num_classes,
-        )
+        split, what = getattr(data, name), f"the {name} split of {data.name}"
+        check_split(split, what, num_classes or None, any_labels=not num_classes)
     for part in ("inputs", "labels"):
         tensors = [getattr(getattr(data, name).take(1), part) for name in splits]
         kinds = {f"{list(t.shape[1:])} {t.dtype} on {t.device}" for t in tensors}
@@ -72,9 +68,8 @@ def check_split(
         return
     inputs, labels = getattr(split, "inputs", None), getattr(split, "labels", None)
     if not isinstance(inputs, Tensor) or not isinstance(labels, Tensor):
-        got = ", ".join(
-            type(part).__name__ for part in ((inputs, labels) if isinstance(split, Split) else (split,))
-        )
+        parts = (inputs, labels) if isinstance(split, Split) else (split,)
+        got = ", ".join(type(part).__name__ for part in parts)
         is_dataset = isinstance(split, Dataset)
         advice = "pass one of its splits, such as data.test" if is_dataset else "convert with torch.as_tensor"
         raise DataError(f"Expected {name} to be a prunus.Split of two tensors, got {got}; {advice}.")
@@ -86,11 +81,9 @@ def check_split(
                 "first, for example with tensor.to_dense()."
             )
     if labels.dtype != torch.int64 and not any_labels:
-        advice = (
-            "pass a loss for other targets, and a Dataset without class_names"
-            if labels.is_floating_point()
-            else "use labels.long()"
-        )
+        advice = "use labels.long()"
+        if labels.is_floating_point():
+            advice = "pass a loss for other targets, and a Dataset without class_names"
         raise DataError(
             f"Expected the labels of {name} to be class indices of torch.int64, got {labels.dtype} "
             f"{list(labels.shape)}; {advice}."

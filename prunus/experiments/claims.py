@@ -51,6 +51,11 @@ class Claim:
     networks: Sequence[str] = ()
     """The networks of the experiment that the claim is about, by name; all of them where empty."""
 
+    @property
+    def other_points(self) -> Points:
+        """Points of the other curve."""
+        return self.at if self.against_at is None else self.against_at
+
     def is_about(self, *networks: str) -> bool:
         """Whether the claim is about one of these networks; a network without a name ("") may be any."""
         return not self.networks or any(name in ("", *self.networks) for name in networks)
@@ -174,13 +179,13 @@ def _decide(
 
 def _missing(claim: Claim, rows: Sequence[Row]) -> str:
     """Say which curve or points of a claim the rows lack."""
-    at = claim.at if claim.against_at is None else claim.against_at
-    for curve, points in ((claim.curve, claim.at), (claim.against, at)):
+    others = [(claim.against, claim.other_points)] if isinstance(claim.against, str) else []
+    for curve, points in [(claim.curve, claim.at), *others]:
         of_curve = [row for row in rows if row["curve"] == curve]
-        if isinstance(curve, str) and not of_curve:
+        if not of_curve:
             return f"there is no curve {curve!r}"
         for key, values in points.items():
-            if isinstance(curve, str) and not any(row.get(key) in values for row in of_curve):
+            if not any(row.get(key) in values for row in of_curve):
                 return f"there is no {_where(key, values)}"
     return "no replicate has both sides"
 
@@ -190,9 +195,7 @@ def _compare(claim: Claim, rows: Sequence[Row]) -> tuple[Comparison | None, str]
     measured = _values(rows, claim.curve, claim.metric, claim.at)
     points = {point for values in measured.values() for point in values}
     if isinstance(claim.against, str):
-        other = _values(
-            rows, claim.against, claim.metric, claim.at if claim.against_at is None else claim.against_at
-        )
+        other = _values(rows, claim.against, claim.metric, claim.other_points)
         if claim.against_at is None:
             points &= {point for values in other.values() for point in values}
             measured, other = (
@@ -223,13 +226,8 @@ def _values(
     rows: Sequence[Row], curve: str, metric: str, at: Points
 ) -> dict[int, dict[tuple[Any, ...], float]]:
     """The metric of a curve, by replicate and point."""
-    selected = [
-        row
-        for row in rows
-        if row["curve"] == curve
-        and metric in row
-        and all(row.get(key) in values for key, values in at.items())
-    ]
+    of_curve = [row for row in rows if row["curve"] == curve and metric in row]
+    selected = [row for row in of_curve if all(row.get(key) in values for key, values in at.items())]
     by_replicate: dict[int, dict[tuple[Any, ...], float]] = {}
     for row in average_draws(selected, tuple(at), (metric,)):
         by_replicate.setdefault(row["replicate"], {})[tuple(row[key] for key in at)] = row[metric]

@@ -4,7 +4,7 @@ A replicate with several draws counts once, by the mean of its draws.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from prunus.experiments.rows import average_draws, group_rows
@@ -133,21 +133,14 @@ def compare(
 
 def as_rows(differences: Iterable[Difference]) -> list[Row]:
     """Convert every comparison to a row of numbers."""
-    return [
-        {
-            **({"group": difference.group} if difference.group else {}),
-            "curve": difference.curve,
-            "against": difference.against,
-            difference.key: difference.point,
-            "metric": difference.metric,
-            "n": difference.comparison.n,
-            "difference": difference.comparison.difference,
-            "low": difference.comparison.low,
-            "high": difference.comparison.high,
-            "p": difference.comparison.p,
-        }
-        for difference in differences
-    ]
+    rows: list[Row] = []
+    for difference in differences:
+        row: Row = {"group": difference.group} if difference.group else {}
+        row |= {"curve": difference.curve, "against": difference.against, difference.key: difference.point}
+        row["metric"] = difference.metric
+        rows.append(row | asdict(difference.comparison))
+        del rows[-1]["confidence"]
+    return rows
 
 
 def comparison_tables(differences: Sequence[Difference]) -> list[dict[str, Any]]:

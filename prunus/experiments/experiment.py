@@ -118,12 +118,10 @@ class Experiment:
     """The curve that all others are compared with on the same replicates; none where empty."""
     metrics: Sequence[str] = ("stop_step", "stop_test_accuracy", "final_test_accuracy")
     """The columns of the table, and what is compared."""
-    described: Sequence[str] = ("stop_test_accuracy",)
-    """The metrics whose comparisons are described in sentences."""
+    described: Sequence[str] = ()
+    """The metrics whose comparisons are described in sentences; the first of `metrics` where empty."""
     points: Sequence[str] = ("over", "from", "level", "density %", "sparsity %")
     """The keys that distinguish the rows of a curve in the table."""
-    point: str = "density %"
-    """The key by which curves are compared."""
     replicates: tuple[int, int, int] = (1, 5, 5)
     """Numbers of replicates of the sizes smoke, default and full."""
     select: Callable[[Sequence[Row]], Sequence[Row]] = list
@@ -135,6 +133,11 @@ class Experiment:
     def description(self) -> str:
         """One line for `prunus list`."""
         return f"{self.place}: {self.title}" if self.place else self.title
+
+    @property
+    def point(self) -> str:
+        """The key by which curves are compared: the density, or else the last of `points`."""
+        return "density %" if "density %" in self.points else self.points[-1]
 
     def num_replicates(self, size: str) -> int:
         """Return the number of replicates of a size."""

@@ -3,25 +3,12 @@
 from collections.abc import Sequence
 
 from prunus.experiments.claims import Claim
-from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
+from prunus.experiments.experiment import Experiment, FigureSpec, labeled
 from prunus.experiments.function_run import FunctionRun
 from prunus.experiments.han2015 import PAPER
 from prunus.experiments.lecun1990_generalization import PrunedBesideDense, prune_beside_dense
 from prunus.experiments.trained_networks import LENETS
 from prunus.runs.content import Row
-
-
-def one_network(template: FunctionRun, size: str) -> LabeledRuns:
-    """The network of the template.
-
-    Args:
-        template: The run of `prune_beside_dense`.
-        size: "smoke", "default" or "full"; not used here, because the template has the settings of its size.
-
-    Returns:
-        One run.
-    """
-    return labeled({template.settings.model: template})
 
 
 def zeros_of_layers(rows: Sequence[Row]) -> list[Row]:
@@ -65,7 +52,7 @@ activations = Experiment(
     title="Zeros among the activations, against the density of the weights",
     question="Does ReLU make activations sparse, and does pruning weights make them sparser?",
     template=lambda model, size: FunctionRun.of(prune_beside_dense, PrunedBesideDense.of_size(model, size)),
-    runs=one_network,
+    runs=lambda template, size: labeled({template.settings.model: template}),
     figures=(
         FigureSpec(
             "zeros", "zeros %", "zeros among the inputs (%)", "Zeros among the inputs of each layer",
@@ -88,10 +75,8 @@ activations = Experiment(
     ),
     networks=LENETS,
     metrics=("zeros %", "dense zeros %", "zeros added", "test error %"),
-    described=(),
     points=("density %",),
     select=zeros_of_layers,
-    replicates=(1, 5, 5),
     note="Zeros are counted where a layer reads its inputs, on 1,000 validation examples; those of the image are left "
     "out. The dense zeros are those of the dense network trained as long.",
 )  # fmt: skip

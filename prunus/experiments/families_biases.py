@@ -9,17 +9,23 @@ import torch
 from torch import nn
 
 from prunus.experiments.claims import Claim
-from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
+from prunus.experiments.experiment import Experiment, FigureSpec
 from prunus.experiments.function_run import FunctionRun
 from prunus.experiments.han2015 import LENET_ONLY, PAPER
-from prunus.experiments.trained_networks import LENETS, CompressedNetwork, TrainedNetwork
+from prunus.experiments.trained_networks import (
+    LENETS,
+    CompressedNetwork,
+    TrainedNetwork,
+    evaluate_test,
+    one_run_per_value,
+)
 from prunus.masks import Masks
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.prune import prune
 from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
-from prunus.training import evaluate, train
+from prunus.training import train
 from prunus.types import Dataset
 
 _SOURCE = "Common practice"
@@ -43,22 +49,6 @@ def _template(model: str, size: str) -> FunctionRun:
     epochs = 5 if size == "full" else 1
     settings = BiasPruning(dense.recipe, dense.model, dense.data, dense.examples, retrain_epochs=epochs)
     return FunctionRun.of(error_added, settings)
-
-
-def three_selections(template: FunctionRun, size: str) -> LabeledRuns:
-    """Biases, as many weights, and the same fraction of the weights.
-
-    Args:
-        template: The run of `error_added` on one network, without its input and curve.
-        size: "smoke", "default" or "full"; not used here, because the template has the settings of its size.
-
-    Returns:
-        Three runs from one dense network.
-    """
-    dense = template.settings.dense.run()
-    return labeled(
-        {curve: template.changed(dense, curve=curve) for curve in (BIASES, AS_MANY, SAME_FRACTION)}
-    )
 
 
 def error_added(settings: BiasPruning, replicate: int, dense: RunDirectory) -> list[Row]:
@@ -102,14 +92,10 @@ def _errors(
     settings: BiasPruning, replicate: int, model: nn.Module, data: Dataset, masks: Masks | None
 ) -> dict[str, float]:
     """The test errors in percent before and after retraining, which changes the model."""
-    before = evaluate(model, data.test, backend="dense").error
-    retraining = settings.recipe.replace(
-        epochs=settings.retrain_epochs, learning_rate=settings.recipe.learning_rate / 10
-    )
-    train(
-        model, data, retraining, constraint=masks, seed=derive_seed(replicate, "retraining"), backend="dense"
-    )
-    return {"": before, " after retraining": evaluate(model, data.test, backend="dense").error}
+    before, seed = evaluate_test(model, data).error, derive_seed(replicate, "retraining")
+    retraining = settings.retraining(settings.retrain_epochs)
+    train(model, data, retraining, constraint=masks, seed=seed, backend="dense")
+    return {"": before, " after retraining": evaluate_test(model, data).error}
 
 
 def _prune_smallest(model: nn.Module, names: Sequence[str], fraction: float, seed: int) -> Masks:
@@ -146,7 +132,7 @@ biases = Experiment(
     title="The error that pruning biases adds, compared with weights",
     question="Does pruning biases add more error per parameter than pruning weights?",
     template=_template,
-    runs=three_selections,
+    runs=one_run_per_value("curve", (BIASES, AS_MANY, SAME_FRACTION)),
     figures=tuple(
         FigureSpec(
             name, f"error added{after}", "test error added (pp)", f"Error added by pruning{after}", x="pruned %",
@@ -164,7 +150,6 @@ biases = Experiment(
     ),
     described=("error added", "error added after retraining"),
     points=("pruned %",),
-    point="pruned %",
     replicates=(1, 3, 5),
     note="Error is added in percentage points of the test examples; after retraining, compared with the dense network "
     "trained as long. LeNet-300-100 has 410 biases beside 266,200 weights, "

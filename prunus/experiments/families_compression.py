@@ -16,13 +16,19 @@ from prunus.compression.quantize import quantize
 from prunus.compression.save import saved_size
 from prunus.errors import NoEffectWarning
 from prunus.experiments.claims import Claim
-from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
+from prunus.experiments.experiment import Experiment, FigureSpec
 from prunus.experiments.families_networks import distillation_loss, low_rank
 from prunus.experiments.function_run import FunctionRun
 from prunus.experiments.han2015 import LENET_ONLY
 from prunus.experiments.han2016 import PAPER
 from prunus.experiments.rows import group_rows
-from prunus.experiments.trained_networks import LENETS, CompressedNetwork, TrainedNetwork
+from prunus.experiments.trained_networks import (
+    LENETS,
+    CompressedNetwork,
+    TrainedNetwork,
+    evaluate_test,
+    one_run_per_value,
+)
 from prunus.models.mlp import mlp
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.retrain import prune_and_retrain
@@ -30,7 +36,7 @@ from prunus.pruning.scopes import SCOPES
 from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
-from prunus.training import Recipe, evaluate, train
+from prunus.training import Recipe, train
 from prunus.types import Dataset, MaskDict
 
 PRUNING, QUANTIZATION, LOW_RANK = "pruning", "quantization", "low rank"
@@ -71,21 +77,6 @@ def _template(model: str, size: str) -> FunctionRun:
     return FunctionRun.of(size_and_error, settings)
 
 
-def five_families(template: FunctionRun, size: str) -> LabeledRuns:
-    """Pruning, quantization, low rank, a smaller network, and distillation into it; each with its combinations.
-
-    Args:
-        template: The run of `size_and_error`, without its input and curve.
-        size: "smoke", "default" or "full"; not used here, because the template has the settings of its size.
-
-    Returns:
-        Five runs from one dense network; their rows have curves of their own.
-    """
-    dense = template.settings.dense.run()
-    families = (PRUNING, QUANTIZATION, LOW_RANK, SMALLER, DISTILLATION)
-    return labeled({curve: template.changed(dense, curve=curve) for curve in families})
-
-
 def size_and_error(settings: Family, replicate: int, dense: RunDirectory) -> list[Row]:
     """Measure the bytes of the file and the test error of every network of a family, and of its combinations.
 
@@ -102,11 +93,11 @@ def size_and_error(settings: Family, replicate: int, dense: RunDirectory) -> lis
         StoreError: The stored tensors of an input are missing or damaged.
     """
     data, network = settings.dense.dataset(), settings.dense.load(dense)
-    before, dense_bytes = evaluate(network, data.test, backend="dense").error, saved_size(network)
+    before, dense_bytes = evaluate_test(network, data).error, saved_size(network)
     rows: list[Row] = []
     for at, base, masks, bits in _networks(settings, replicate, network, data):
         for curve, model in _combinations(settings, replicate, base, masks, bits, data):
-            size, error = saved_size(model), evaluate(model, data.test, backend="dense").error
+            size, error = saved_size(model), evaluate_test(model, data).error
             row: Row = {"curve": curve, "at": at, "bytes": size, "size %": 100 * size / dense_bytes}
             rows.append({**row, "test error %": error, "error added": error - before})
     return rows
@@ -127,7 +118,7 @@ def _networks(
     elif settings.curve == LOW_RANK:
         for rank in settings.ranks:
             model = low_rank(dense, rank)
-            train(model, data, _retraining(settings), seed=seed, backend="dense")
+            train(model, data, settings.retraining(settings.retrain_epochs), seed=seed, backend="dense")
             yield f"rank {rank}", model, None, bits
     else:
         loss = distillation_loss(dense) if settings.curve == DISTILLATION else None
@@ -135,10 +126,8 @@ def _networks(
         for width in settings.widths:
             hidden = (max(1, round(units * width)) for units in (300, 100))
             layers = mlp(pixels, *hidden, classes, hidden="relu", seed=derive_seed(replicate, "model"))
-            model = nn.Sequential(nn.Flatten(), *layers)
-            train(
-                model, data, settings.recipe, loss=loss, seed=derive_seed(replicate, "dense"), backend="dense"
-            )
+            model, seed = nn.Sequential(nn.Flatten(), *layers), derive_seed(replicate, "dense")
+            train(model, data, settings.recipe, loss=loss, seed=seed, backend="dense")
             yield f"width {width:g}", model, None, bits
 
 
@@ -157,17 +146,12 @@ def _combinations(
         yield f"{curve}{PRUNED_QUANTIZED}", _quantized(settings, pruned, masks, bits, data, seed)
 
 
-def _retraining(settings: Family) -> Recipe:
-    rate = settings.recipe.learning_rate / 10
-    return settings.recipe.replace(epochs=settings.retrain_epochs, learning_rate=rate)
-
-
 def _prune(
     settings: Family, model: nn.Module, data: Dataset, density: float, within: MaskDict | None, seed: int
 ) -> MaskDict:
     """Prune a model in place by magnitude, all layers ranked together, and retrain it."""
     rounds = prune_and_retrain(
-        model, data, [density], [_retraining(settings)],
+        model, data, [density], [settings.retraining(settings.retrain_epochs)],
         criterion=CRITERIA["magnitude"], scope=SCOPES["global"], within=within, seed=seed, backend="dense",
     )  # fmt: skip
     return rounds[-1].masks
@@ -222,7 +206,7 @@ compression = Experiment(
     title="Error against bytes of the file: pruning, quantization, low rank, smaller networks, distillation",
     question="Which way to make a network small, and which combination, has the lowest error for its bytes?",
     template=_template,
-    runs=five_families,
+    runs=one_run_per_value("curve", (PRUNING, QUANTIZATION, LOW_RANK, SMALLER, DISTILLATION)),
     figures=(
         FigureSpec(
             "error", "test error %", "test error (%)", "Test error at each size of the file", x="size %",
@@ -247,7 +231,6 @@ compression = Experiment(
     ),
     networks=LENETS[:1],
     metrics=("size %", "test error %", "error added", "smallest file %"),
-    described=(),
     points=("at",),
     select=smallest_files,
     replicates=(1, 3, 5),

@@ -34,10 +34,8 @@ def low_rank(model: nn.Module, rank: int) -> nn.Module:
         if rank * (inputs + outputs) >= inputs * outputs:
             continue
         u, s, vt = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
-        first, second = (
-            nn.Linear(inputs, rank, bias=False),
-            nn.Linear(rank, outputs, bias=layer.bias is not None),
-        )
+        first = nn.Linear(inputs, rank, bias=False)
+        second = nn.Linear(rank, outputs, bias=layer.bias is not None)
         with torch.no_grad():
             root = s[:rank].sqrt()
             first.weight.copy_(root[:, None] * vt[:rank])

@@ -119,15 +119,9 @@ def check_settings(settings: Any) -> None:
         SpecError: A count is below 1, or the recipe is impossible.
     """
     for field in fields(settings):
-        value = getattr(settings, field.name)
+        name, value = field.name, getattr(settings, field.name)
         if isinstance(value, Recipe):
             check_recipe(value)
-            for name in ("epochs", "batch_size"):
-                _check_positive(f"{field.name}.{name}", getattr(value, name))
-        elif isinstance(value, int) and not isinstance(value, bool):
-            _check_positive(field.name, value)
-
-
-def _check_positive(name: str, value: int) -> None:
-    if value < 1:
-        raise SpecError(f"Expected {name} to be at least 1, got {value}.")
+            name, value = f"{name}.epochs", value.epochs
+        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            raise SpecError(f"Expected {name} to be at least 1, got {value}.")

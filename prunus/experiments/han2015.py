@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
@@ -13,13 +13,19 @@ from torch import Tensor, nn
 from prunus.experiments.claims import Claim, Published
 from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
 from prunus.experiments.function_run import FunctionRun
-from prunus.experiments.trained_networks import LENETS, SMOKE_EXAMPLES, CompressedNetwork, TrainedNetwork
+from prunus.experiments.trained_networks import (
+    LENETS,
+    SMOKE_EXAMPLES,
+    CompressedNetwork,
+    TrainedNetwork,
+    evaluate_test,
+)
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.retrain import prune_and_retrain
 from prunus.pruning.scopes import SCOPES
 from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
-from prunus.training import Recipe, evaluate
+from prunus.training import Recipe
 from prunus.types import MaskDict
 
 PAPER = 'Han, Pool, Tran, Dally 2015, "Learning both Weights and Connections for Efficient Neural Networks"'
@@ -101,11 +107,8 @@ def accuracy_lost(settings: Tradeoff, replicate: int, dense: RunDirectory) -> li
         StoreError: The stored tensors of an input are missing or damaged.
     """
     data, network = settings.dense.dataset(), settings.dense.load(dense)
-    retraining = settings.recipe.replace(
-        epochs=0 if "no retraining" in settings.curve else settings.retrain_epochs,
-        learning_rate=settings.recipe.learning_rate / 10,
-    )
-    before = evaluate(network, data.test, backend="dense").accuracy
+    retraining = settings.retraining(0 if "no retraining" in settings.curve else settings.retrain_epochs)
+    before = evaluate_test(network, data).accuracy
     iterative, sparsities, masks = "iterative" in settings.curve, settings.sparsities, None
     if iterative:  # from the 80 % point on, as in the paper
         first = min(sparsities, key=lambda sparsity: abs(sparsity - 0.8))
@@ -120,7 +123,7 @@ def accuracy_lost(settings: Tradeoff, replicate: int, dense: RunDirectory) -> li
             within=masks if iterative else None, backend="dense",
         )  # fmt: skip
         masks = rounds[-1].masks
-        lost = before - evaluate(pruned, data.test, backend="dense").accuracy
+        lost = before - evaluate_test(pruned, data).accuracy
         rows.append({"pruned %": round(100 * sparsity, 1), "accuracy lost": lost})
     return rows
 
@@ -182,25 +185,10 @@ tradeoff = Experiment(
     networks=LENETS[:1],
     against="L2, iterative",
     metrics=("accuracy lost",),
-    described=("accuracy lost",),
     points=("pruned %",),
-    point="pruned %",
     replicates=(1, 3, 5),
     note="Accuracy lost is in percentage points, relative to the dense network of the same replicate.",
 )  # fmt: skip
-
-
-def pruned_networks(template: FunctionRun, size: str) -> LabeledRuns:
-    """The costs of the layers of a pruned LeNet.
-
-    Args:
-        template: The run of `costs_of_pruned_network` on one network, without its input.
-        size: "smoke", "default" or "full"; not used here, because the template has the settings of its size.
-
-    Returns:
-        One run, whose curve is the name of the model.
-    """
-    return labeled({template.settings.model: template.changed(template.settings.pruned_run())})
 
 
 def costs_of_pruned_network(settings: CompressedNetwork, replicate: int, pruned: RunDirectory) -> list[Row]:
@@ -220,7 +208,7 @@ def costs_of_pruned_network(settings: CompressedNetwork, replicate: int, pruned:
     """
     data, (model, masks) = settings.dense.dataset(), settings.load_pruned(pruned)
     rows = layer_costs(model, masks, data.validation.inputs[:1000])
-    return [*rows[:-1], {**rows[-1], "test error": evaluate(model, data.test, backend="dense").error}]
+    return [*rows[:-1], {**rows[-1], "test error": evaluate_test(model, data).error}]
 
 
 @torch.no_grad()
@@ -264,19 +252,14 @@ def _record_inputs(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str,
     """Record the fraction of nonzero inputs and the number of output positions of each layer."""
     recorded: dict[str, tuple[float, int]] = {}
 
-    def hook_of(name: str):  # type: ignore[no-untyped-def]
-        def hook(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-            positions = output[0].numel() // output.shape[1]
-            recorded[name] = float((arguments[0] != 0).float().mean()), positions
+    def record(name: str, module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        positions = output[0].numel() // output.shape[1]
+        recorded[name] = float((arguments[0] != 0).float().mean()), positions
 
-        return hook
-
-    handles = [model.get_submodule(name).register_forward_hook(hook_of(name)) for name in names]
-    try:
+    with ExitStack() as hooks:
+        for name in names:
+            hooks.enter_context(model.get_submodule(name).register_forward_hook(partial(record, name)))
         yield recorded
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _layer(name: str, *values: float) -> Row:
@@ -293,7 +276,9 @@ tables = Experiment(
     template=lambda model, size: FunctionRun.of(
         costs_of_pruned_network, CompressedNetwork.of_size(model, size)
     ),
-    runs=pruned_networks,
+    runs=lambda template, size: labeled(
+        {template.settings.model: template.changed(template.settings.pruned_run())}
+    ),
     claims=tuple(
         Claim(
             f"The pruned {model} has an error of at most {error:g} %", model, "lower", error, "test error", "Table 1",
@@ -310,7 +295,6 @@ tables = Experiment(
     differences=(LENET_ONLY[1], "The densities of the layers are the paper's, not found by a sensitivity analysis."),
     networks=LENETS,
     metrics=("weights", "FLOP", "act %", "weights kept %", "FLOP kept %", "test error"),
-    described=(),
     points=("layer",),
     replicates=(1, 3, 5),
     note="act %: nonzero activations of the layer. FLOP kept % = weights kept % x fraction of nonzero inputs. The test "

@@ -18,12 +18,12 @@ from prunus.compression.save import save
 from prunus.experiments.claims import Claim, Published
 from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
 from prunus.experiments.function_run import FunctionRun
-from prunus.experiments.trained_networks import LENETS, CompressedNetwork
+from prunus.experiments.trained_networks import LENETS, CompressedNetwork, evaluate_test, one_run
 from prunus.pruning.prunable import prunable_weights
 from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
-from prunus.training import evaluate, train
+from prunus.training import train
 from prunus.types import Dataset, MaskDict
 
 PAPER = (
@@ -60,19 +60,6 @@ LENET_ONLY = (
 )
 
 
-def compressed_networks(template: FunctionRun, size: str) -> LabeledRuns:
-    """A LeNet after pruning, quantization and Huffman coding.
-
-    Args:
-        template: The run of `sizes_of_layers` on one network, without its input.
-        size: "smoke", "default" or "full"; not used here, because the template has the settings of its size.
-
-    Returns:
-        One run, whose curve is the name of the model.
-    """
-    return labeled({template.settings.model: template.changed(template.settings.dense.run())})
-
-
 def sizes_of_layers(settings: CompressedNetwork, replicate: int, dense: RunDirectory) -> list[Row]:
     """Compress the dense network, and measure what each layer takes in the file.
 
@@ -89,15 +76,11 @@ def sizes_of_layers(settings: CompressedNetwork, replicate: int, dense: RunDirec
         StoreError: The stored tensors of an input are missing or damaged.
     """
     data, model = settings.dense.dataset(), settings.dense.load(dense)
-    before = evaluate(model, data.test, backend="dense").error
+    before = evaluate_test(model, data).error
     compressed = compress(model, data=data, preset=settings.compression, seed=replicate, backend="dense")
-    rows = layer_rates(compressed)
-    total = {
-        **rows[-1],
-        "dense error": before,
-        "error": evaluate(compressed.model, data.test, backend="dense").error,
-    }
-    return [*rows[:-1], {**total, "ratio": 100 / total["P+Q+H %"]}]
+    *rows, total = layer_rates(compressed)
+    errors = {"dense error": before, "error": evaluate_test(compressed.model, data).error}
+    return [*rows, {**total, **errors, "ratio": 100 / total["P+Q+H %"]}]
 
 
 def layer_rates(compressed: Compressed) -> list[Row]:
@@ -113,23 +96,13 @@ def layer_rates(compressed: Compressed) -> list[Row]:
             save(compressed, path, encoding=replace(compressed.recipe.encoding, codec=codec))
             inspected[codec] = inspect(path)
     fixed, coded = inspected["bitpack"], inspected["huffman"]
-    pairs = [
-        (before, after)
-        for before, after in zip(fixed.layers, coded.layers, strict=True)
-        if before.name in compressed.masks
-    ]
-    rows = [
-        _rates(
-            before.name.removesuffix(".weight"),
-            (
-                100 * before.density, before.weight_bits, after.coded_weight_bits, before.index_bits,
-                after.coded_index_bits, 100 * before.fraction, 100 * after.fraction,
-            ),
-            before.bytes,
-            after.bytes,
-        )
-        for before, after in pairs
-    ]  # fmt: skip
+    layers = zip(fixed.layers, coded.layers, strict=True)
+    pairs = [(before, after) for before, after in layers if before.name in compressed.masks]
+    rows = []
+    for before, after in pairs:
+        bits = before.weight_bits, after.coded_weight_bits, before.index_bits, after.coded_index_bits
+        values = (100 * before.density, *bits, 100 * before.fraction, 100 * after.fraction)
+        rows.append(_rates(before.name.removesuffix(".weight"), values, before.bytes, after.bytes))
     entries = sum(after.entries for _, after in pairs)
     averages = [
         float(sum(getattr(after, key) * after.entries for _, after in pairs)) / entries
@@ -159,7 +132,7 @@ tables = Experiment(
     title="Both LeNets after pruning, quantization and Huffman coding, layer by layer",
     question="How small do pruning, quantization and Huffman coding make the LeNets, without loss of accuracy?",
     template=lambda model, size: FunctionRun.of(sizes_of_layers, CompressedNetwork.of_size(model, size)),
-    runs=compressed_networks,
+    runs=one_run,
     claims=tuple(
         claim
         for model, (error, ratio) in CLAIMED.items()
@@ -199,9 +172,7 @@ tables = Experiment(
     ),
     networks=LENETS,
     metrics=(*COLUMNS, "bytes P+Q", "bytes P+Q+H", "dense error", "error", "ratio"),
-    described=(),
     points=("layer",),
-    replicates=(1, 5, 5),
     select=with_error_increase,
     note="P: pruning, Q: quantization, H: Huffman coding. Rates are in percent of the float32 bytes: of a layer's "
     "weights in its row, of the whole file in the row \"total\". Errors are in percent.",
@@ -291,7 +262,7 @@ def accuracy_per_bits(settings: Sweep, replicate: int, pruned: RunDirectory) -> 
         row: Row = {"bits": bits}
         for stage, epochs in (("k-means", 0), ("fine-tuned", settings.finetune_epochs)):
             quantized = settings.quantized_copy(model, masks, data, bits=bits, epochs=epochs, seed=replicate)
-            row[stage] = evaluate(quantized, data.test, backend="dense").accuracy
+            row[stage] = evaluate_test(quantized, data).accuracy
         rows.append(row)
     return rows
 
@@ -322,7 +293,6 @@ kmeans_init = Experiment(
     metrics=("k-means", "fine-tuned"),
     described=("fine-tuned",),
     points=("bits",),
-    point="bits",
     replicates=(1, 3, 5),
     note="Test accuracy in percent.",
 )  # fmt: skip
@@ -350,21 +320,13 @@ def three_ways_to_compress(template: FunctionRun, size: str) -> LabeledRuns:
         only shared, the pruned networks follow in the order of `densities`.
     """
     settings = template.settings
-    names = prunable_weights(settings.dense.network())
-    pruned_runs = [
-        replace(
-            settings, compression=settings.compression.replace(density=dict.fromkeys(names, density))
-        ).pruned_run()
-        for density in settings.densities
+    names, dense = prunable_weights(settings.dense.network()), settings.dense.run()
+    recipes = [
+        settings.compression.replace(density=dict.fromkeys(names, density)) for density in settings.densities
     ]
-    return labeled(
-        {
-            curve: template.changed(
-                settings.dense.run(), *([] if curve == SHARING else pruned_runs), curve=curve
-            )
-            for curve in (PRUNING, SHARING, BOTH)
-        }
-    )
+    pruned = [replace(settings, compression=recipe).pruned_run() for recipe in recipes]
+    inputs = {PRUNING: pruned, SHARING: [], BOTH: pruned}
+    return labeled({curve: template.changed(dense, *runs, curve=curve) for curve, runs in inputs.items()})
 
 
 def loss_per_size(settings: Sweep, replicate: int, dense: RunDirectory, *pruned: RunDirectory) -> list[Row]:
@@ -385,18 +347,11 @@ def loss_per_size(settings: Sweep, replicate: int, dense: RunDirectory, *pruned:
         StoreError: The stored tensors of an input are missing or damaged.
     """
     data, model = settings.dense.dataset(), settings.dense.load(dense)
-    before, num_parameters = (
-        evaluate(model, data.test, backend="dense").accuracy,
-        sum(p.numel() for p in model.parameters()),
-    )
+    before, dense_bytes = evaluate_test(model, data).accuracy, 4 * sum(p.numel() for p in model.parameters())
 
     def row(at: object, network: nn.Module, encoding: EncodingConfig) -> Row:
-        size = 100 * len(pack(network.state_dict(), encoding=encoding)) / (4 * num_parameters)
-        return {
-            "at": at,
-            "size %": size,
-            "accuracy lost": before - evaluate(network, data.test, backend="dense").accuracy,
-        }
+        size = 100 * len(pack(network.state_dict(), encoding=encoding)) / dense_bytes
+        return {"at": at, "size %": size, "accuracy lost": before - evaluate_test(network, data).accuracy}
 
     def share(network: nn.Module, masks: MaskDict, bits: int) -> nn.Module:
         epochs = settings.finetune_epochs
@@ -445,7 +400,6 @@ sizes = Experiment(
     differences=LENET_ONLY,
     networks=LENETS[:1],
     metrics=("size %", "accuracy lost"),
-    described=(),
     points=("at",),
     replicates=(1, 3, 5),
     note="Sizes are without entropy coding. Pruning and sharing together: codes of 5 bits.",

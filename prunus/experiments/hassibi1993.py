@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -115,12 +115,12 @@ def delete_first_weight(settings: Xor, replicate: int, xor_networks: RunDirector
     pruned = torch.stack([_pruned(state, mask) for state, mask in zip(states, masks, strict=True)])
     retrained, errors = minimize_batch(objective, pruned, masks, decay=settings.decay)
     solves, solves_retrained = _solves(objective, pruned), _solves(objective, retrained)
+    limits = 1.01 * errors_without.amin(1) + 1e-6
     return [
         {
             "replicate": replicate * settings.networks + number,
             "weight": int(weight),
-            "cheapest %": 100.0
-            * bool(errors_without[number, weight] <= 1.01 * errors_without[number].min() + 1e-6),
+            "cheapest %": 100.0 * bool(errors_without[number, weight] <= limits[number]),
             "solves at once %": 100.0 * bool(solves[number]),
             "solves retrained %": 100.0 * bool(solves_retrained[number]),
             "E at once": float(objective.error(unflatten_weights(pruned[number], objective.weights))),
@@ -151,11 +151,9 @@ def _solves(objective: Objective, w: Tensor) -> Tensor:
 def _errors_without(objective: Objective, trained: Tensor, settings: Xor) -> Tensor:
     """The error at a minimum without each weight, [R, 9]: the lower from zeroing it and from OBS's update."""
     masks = ~torch.eye(9, dtype=torch.bool)
-    starts = []
+    examine, starts = FullObs(damping=settings.damping).examiner(objective), []
     for w in trained:
-        state = FullObs(damping=settings.damping).examiner(objective)(
-            unflatten_weights(w, objective.weights), all_kept(objective.weights)
-        )
+        state = examine(unflatten_weights(w, objective.weights), all_kept(objective.weights))
         starts.append(torch.cat([w * masks, torch.stack([_pruned(state, mask) for mask in masks])]))
     repeated = masks.repeat(2 * len(trained), 1)
     errors = minimize_batch(objective, torch.cat(starts), repeated, decay=settings.decay)[1]
@@ -185,7 +183,6 @@ xor = Experiment(
     differences=(TRAINED_TO_A_MINIMUM, "The paper has one network; here n counts trained networks."),
     networks=("xor",),
     metrics=("cheapest %", "solves at once %", "solves retrained %", "E at once", "E retrained"),
-    described=(),
     points=(),
     replicates=(1, 1, 1),
     note="Over n networks that solve XOR. Cheapest: without the weight, and with all others at a new minimum, the "
@@ -222,11 +219,11 @@ PROBLEMS: Mapping[str, Monks] = {
 }
 PUBLISHED_WEIGHTS = {"monks-1": (58, 14), "monks-2": (39, 15), "monks-3": (39, 4)}
 """Weights before and after OBS; the abstract states the reductions."""
-ARMS = {
-    "OBS": ("OBS", True),
-    "OBS, no retraining": ("OBS", False),
-    "OBD": ("OBD", True),
-    "magnitude": ("magnitude", True),
+ARMS: Mapping[str, Mapping[str, Any]] = {
+    "OBS": {"method": "OBS"},
+    "OBS, no retraining": {"method": "OBS", "retrain": False},
+    "OBD": {"method": "OBD"},
+    "magnitude": {"method": "magnitude"},
 }
 
 
@@ -244,12 +241,7 @@ def four_methods(template: FunctionRun, size: str) -> LabeledRuns:
     if size == "smoke" and settings.data != "monks-1":
         return []
     trained = FunctionRun.of(train_monks, settings)
-    return labeled(
-        {
-            curve: template.changed(trained, method=method, retrain=retrain)
-            for curve, (method, retrain) in ARMS.items()
-        }
-    )
+    return labeled({curve: template.changed(trained, **arm) for curve, arm in ARMS.items()})
 
 
 def _monks(settings: Monks, replicate: int) -> tuple[Objective, Split]:
@@ -305,9 +297,7 @@ def delete_one_at_a_time(settings: Monks, replicate: int, trained: RunDirectory)
         try:
             state = method(weights, masks)
             scores = flatten_weights(state.scores())
-        except (
-            StatisticsError
-        ):  # the output is constant, so that no weight has an effect that could be ranked
+        except StatisticsError:  # the output is constant, so that no weight has an effect to rank
             break
         # No scope, which would warn of a layer of biases without one: a bias blocks no signal.
         scores = scores.masked_fill(~flatten_weights(masks), torch.inf)
@@ -377,7 +367,6 @@ monks = Experiment(
     ),
     networks=tuple(PROBLEMS),
     metrics=("dense", "dense test", "weights", "training accuracy", "test accuracy"),
-    described=(),
     points=(),
     replicates=(1, 10, 10),
     select=smallest_networks,

@@ -1,6 +1,6 @@
 """LeCun, Denker, Solla 1990, "Optimal Brain Damage"."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import ClassVar
@@ -11,7 +11,12 @@ from torch import nn
 from prunus.experiments.claims import Claim
 from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
 from prunus.experiments.function_run import FunctionRun
-from prunus.experiments.trained_networks import SMOKE_EXAMPLES, TrainedNetwork
+from prunus.experiments.trained_networks import (
+    SMOKE_EXAMPLES,
+    TrainedNetwork,
+    evaluate_test,
+    one_run_per_value,
+)
 from prunus.masks import Masks
 from prunus.models.initialization import glorot_normal
 from prunus.models.mlp import ScaledTanh
@@ -75,13 +80,6 @@ def _settings(size: str) -> Deletion:
     return Deletion(recipe, examples=SMOKE_EXAMPLES if size == "smoke" else None)
 
 
-def _methods(*methods: str) -> Callable[[FunctionRun, str], LabeledRuns]:
-    """One curve per method, from the same trained network."""
-    return lambda template, size: labeled(
-        {method: template.changed(template.settings.dense.run(), method=method) for method in methods}
-    )
-
-
 def deletions_without_retraining(settings: Deletion, replicate: int, dense: RunDirectory) -> list[Row]:
     """Delete every fraction of the weights, each from the trained network.
 
@@ -110,16 +108,9 @@ def deletions_without_retraining(settings: Deletion, replicate: int, dense: RunD
         remaining = sum(int(mask.sum()) for mask in pruned.masks.values())
         error = evaluate(trial, examples, backend="dense").loss
         predicted = {"predicted": pruned.predicted_increase} if isfinite(pruned.predicted_increase) else {}
-        rows.append(
-            {
-                "remaining weights": remaining,
-                "deleted %": round(100 * (1 - remaining / total), 1),
-                "training error": error,
-                "test error %": evaluate(trial, data.test, backend="dense").error,
-                "true": error - start,
-                **predicted,
-            }
-        )
+        row = {"remaining weights": remaining, "deleted %": round(100 * (1 - remaining / total), 1)}
+        row |= {"training error": error, "test error %": evaluate_test(trial, data).error}
+        rows.append({**row, "true": error - start, **predicted})
     return rows
 
 
@@ -137,7 +128,7 @@ deletion = Experiment(
     title="Error after deletion by OBD, by magnitude and at random, without retraining",
     question="Does OBD delete weights with a smaller increase of the error than magnitude and random deletion?",
     template=lambda _, size: FunctionRun.of(deletions_without_retraining, _settings(size)),
-    runs=_methods(OBD, OBD_LM, MAGNITUDE, RANDOM),
+    runs=one_run_per_value("method", (OBD, OBD_LM, MAGNITUDE, RANDOM)),
     figures=(
         FigureSpec(
             "figure1a", "training error", "training error (cross-entropy, nats)", "Deletion without retraining",
@@ -155,9 +146,7 @@ deletion = Experiment(
     networks=("mnist network",),
     against=OBD,
     metrics=("training error", "test error %"),
-    described=("training error",),
     points=("remaining weights", "deleted %"),
-    point="deleted %",
     replicates=(1, 10, 10),
     note="Training errors are in nats; each point is one deletion from the trained network.",
 )  # fmt: skip
@@ -178,7 +167,7 @@ prediction = replace(
     place="Figure 1b",
     title="The increase of the error that OBD predicts, and the true one",
     question="Up to which fraction of deleted weights does OBD predict the increase of the error?",
-    runs=_methods(OBD, OBD_LM),
+    runs=one_run_per_value("method", (OBD, OBD_LM)),
     figures=(
         FigureSpec(
             "figure1b", "increase", "increase of the training error (nats)", "Predicted and true increase",
@@ -195,7 +184,6 @@ prediction = replace(
     ),
     against="",
     metrics=("increase",),
-    described=(),
     points=("deleted %",),
     select=predicted_and_true,
     note="Increases of the training error are in nats.",
@@ -229,18 +217,9 @@ def deletions_one_after_another(settings: Deletion, replicate: int, dense: RunDi
         if settings.retrain_epochs:
             seed = derive_seed(replicate, "again", number)
             train(model, data, retraining, constraint=Masks(model, masks), seed=seed, backend="dense")
-        training, test = (
-            evaluate(model, examples, backend="dense"),
-            evaluate(model, data.test, backend="dense"),
-        )
-        rows.append(
-            {
-                "deleted %": round(100 * fraction, 1),
-                "training error": training.loss,
-                "test error": test.loss,
-                "test error %": test.error,
-            }
-        )
+        training, test = evaluate(model, examples, backend="dense"), evaluate_test(model, data)
+        row = {"deleted %": round(100 * fraction, 1), "training error": training.loss}
+        rows.append({**row, "test error": test.loss, "test error %": test.error})
     return rows
 
 

@@ -70,9 +70,8 @@ class PrunedBesideDense:
         """Return the settings for another number of training examples, with about as many steps of training."""
         factor = self.examples / examples
         recipe = self.recipe.replace(epochs=round(self.recipe.epochs * factor))
-        return replace(
-            self, recipe=recipe, retrain_epochs=round(self.retrain_epochs * factor), examples=examples
-        )
+        retrain_epochs = round(self.retrain_epochs * factor)
+        return replace(self, recipe=recipe, retrain_epochs=retrain_epochs, examples=examples)
 
     def dataset(self, replicate: int) -> Dataset:
         """Load the data, with training examples selected at random and all test examples."""
@@ -146,10 +145,8 @@ def examples_needed(rows: Sequence[Row]) -> list[Row]:
 
 def _needed(row: Row, points: Sequence[tuple[int, float]]) -> Row:
     errors = [error for _, error in points]
-    falls = (
-        len(points) > 1 and all(b < a for a, b in pairwise(errors)) and errors[-1] > 0
-    )  # for the logarithm
-    if not falls or row["test error %"] <= 0:
+    falls = len(points) > 1 and all(after < before for before, after in pairwise(errors))
+    if not falls or min(errors[-1], row["test error %"]) <= 0:  # which has no logarithm
         return {}
     first = next((i for i in range(len(points) - 2) if errors[i + 1] <= row["test error %"]), len(points) - 2)
     (n0, e0), (n1, e1) = points[first : first + 2]
@@ -168,14 +165,12 @@ def training_sets(template: FunctionRun, size: str) -> LabeledRuns:
     Returns:
         One run per training set, the smallest first.
     """
-    largest = template.settings.examples
-    return [
-        (
-            {"curve": f"{examples:,} examples", "examples": examples},
-            replace(template, settings=template.settings.with_examples(examples)),
-        )
-        for examples in (max(1, largest // part) for part in (20, 4, 1))
-    ]
+    runs = []
+    for part in (20, 4, 1):
+        examples = max(1, template.settings.examples // part)
+        run = replace(template, settings=template.settings.with_examples(examples))
+        runs.append(({"curve": f"{examples:,} examples", "examples": examples}, run))
+    return runs
 
 
 _SMALLEST, _MIDDLE, _LARGEST = (f"{examples:,} examples" for examples in EXAMPLES)
@@ -222,7 +217,6 @@ generalization = Experiment(
     ),
     networks=("lenet-300-100",),
     metrics=("test error %", "dense test error %", "error lower by", "dense needs"),
-    described=(),
     points=("density %",),
     select=examples_needed,
     replicates=(1, 8, 8),

@@ -16,30 +16,21 @@ from prunus.pruning.obs.objective import Objective, flatten_weights, unflatten_w
 from prunus.types import MaskDict, Params
 
 
-def minimize(
-    objective: Objective,
-    weights: Params,
-    masks: MaskDict | None = None,
-    *,
-    decay: float = 0.0,
-    steps: int = 100,
-) -> Params:
+def minimize(objective: Objective, weights: Params, masks: MaskDict, *, decay: float, steps: int) -> Params:
     """The weights at a minimum of E + decay/2 |w|² near `weights`; what `masks` do not keep stays zero.
 
     Args:
         objective: The error E of a network on its examples.
         weights: Where to start, tensors in the shapes of `objective.weights`, by name; not modified.
-        masks: True where a weight is free, by name; None: all weights are free.
+        masks: True where a weight is free, by name.
         decay: Weight decay, at least 0.
         steps: The largest number of steps; the training ends earlier where no entry of the gradient exceeds 1e-9.
 
     Returns:
         The weights by name, in the shapes of `weights`.
     """
-    left = flatten_weights(masks).unsqueeze(0) if masks is not None else None
-    minima, _ = minimize_batch(
-        objective, flatten_weights(weights).unsqueeze(0), left, decay=decay, steps=steps
-    )
+    start, free = flatten_weights(weights)[None], flatten_weights(masks)[None]
+    minima, _ = minimize_batch(objective, start, free, decay=decay, steps=steps)
     return unflatten_weights(minima[0], weights)
 
 

@@ -101,12 +101,11 @@ def tickets_and_random(ticket: TicketSpec, size: str) -> LabeledRuns:
     for rate in LEARNING_RATES:
         for name, schedule in SCHEDULES.items():
             levels = () if schedule == "iterative" else tuple(range(2, ticket.rounds + 1))
-            winning = replace(
-                with_recipe(ticket, learning_rate=rate), schedule=schedule, mask1="rewind", levels=levels
-            )
+            of_rate = with_recipe(ticket, learning_rate=rate)
+            winning = replace(of_rate, schedule=schedule, mask1="rewind", levels=levels)
             control = replace(winning, mask1="reinitialize", masks_from=winning)
-            runs += [({"curve": curve_name(TICKET, rate), "over": name}, winning)]
-            runs += [({"curve": curve_name(RANDOM, rate), "over": name}, control)]
+            runs.append(({"curve": curve_name(TICKET, rate), "over": name}, winning))
+            runs.append(({"curve": curve_name(RANDOM, rate), "over": name}, control))
     return runs
 
 
@@ -179,7 +178,6 @@ tickets = Experiment(
     ),
     networks=tuple(NETWORKS),
     metrics=("final_test_accuracy", "stop_test_accuracy"),
-    described=(),
     replicates=(1, 3, 5),
     note="Test accuracy in percent. Density and sparsity are those of the convolution weights.",
 )  # fmt: skip

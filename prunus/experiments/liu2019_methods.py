@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from prunus.experiments.function_run import FunctionRun, Output
-from prunus.experiments.trained_networks import TrainedNetwork
+from prunus.experiments.trained_networks import TrainedNetwork, evaluate_test
 from prunus.pruning.structured.block_factors import BlockFactors
 from prunus.pruning.structured.criteria import batch_norm_scales
 from prunus.runs.content import Row
 from prunus.seeds import derive_seed
-from prunus.training import evaluate, train
+from prunus.training import train
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def train_penalized_network(settings: PenalizedNetwork, replicate: int) -> Outpu
         network, data, recipe, constraint=factors, loss=None if factors else penalized_loss,
         seed=derive_seed(replicate, "dense"), backend="dense",
     )  # fmt: skip
-    row: Row = {"test accuracy": evaluate(network, data.test, backend="dense").accuracy}
+    row: Row = {"test accuracy": evaluate_test(network, data).accuracy}
     if factors is not None:
         row["factors"] = factors.values()
         with torch.no_grad():

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from prunus.errors import DensityError, SpecError
 from prunus.experiments.function_run import FunctionRun
 from prunus.experiments.liu2019_methods import METHODS, PenalizedNetwork
-from prunus.experiments.trained_networks import TrainedNetwork
+from prunus.experiments.trained_networks import TrainedNetwork, evaluate_test
 from prunus.models.initialization import kaiming_normal
 from prunus.pruning.structured.analysis import analyze
 from prunus.pruning.structured.blocks import remove_blocks
@@ -23,7 +22,7 @@ from prunus.registry import lookup
 from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
-from prunus.training import Recipe, evaluate, train
+from prunus.training import Recipe, train
 from prunus.types import Dataset
 
 Removal = Callable[[nn.Module], nn.Module]
@@ -68,12 +67,9 @@ class PrunedNetwork(TrainedNetwork):
 
         Raises:
             UnknownNameError: METHODS has no such method.
-            SpecError: The arm is none of the four, the fraction of multiply-accumulates is not in (0, 1], or there are
-                several rounds of a method that only the training of the large network can follow.
+            SpecError: The fraction of multiply-accumulates is not in (0, 1], or there are several rounds of a method
+                that only the training of the large network can follow.
         """
-        if self.arm not in (FINE_TUNED, SCRATCH_E, SCRATCH_B, TICKET):
-            arms = f"{FINE_TUNED}, {SCRATCH_E}, {SCRATCH_B} or {TICKET}"
-            raise SpecError(f"Expected {arms} as arm, got {self.arm!r}.")
         if not 0 < self.macs <= 1:
             raise SpecError(f"Expected macs above 0 and at most 1, a fraction to keep, got {self.macs}.")
         if self.removal_rounds != 1 and lookup("method", METHODS, self.method).penalized:
@@ -115,7 +111,7 @@ def train_pruned_network(settings: PrunedNetwork, replicate: int, large: RunDire
     remaining = [after / before for after, before in zip(_sizes(small, data), sizes, strict=True)]
     recipe = recipe_of(settings, remaining[0])
     train(small, data, recipe, seed=derive_seed(replicate, "small"), backend="dense")
-    accuracy = evaluate(small, data.test, backend="dense").accuracy
+    accuracy = evaluate_test(small, data).accuracy
     percent = dict(zip(("MACs %", "parameters %"), [100 * fraction for fraction in remaining], strict=True))
     change = accuracy - row["test accuracy"]
     return [{"test accuracy": accuracy, "change": change, **percent, "epochs": recipe.epochs}]
@@ -143,7 +139,8 @@ def removal_of(
     """
     method, images = lookup("method", METHODS, settings.method), data.train.inputs[:2]
     if method.penalized == "blocks":
-        return partial(_without_blocks, images, _smallest_blocks(settings, trained, images, factors))
+        blocks = _smallest_blocks(settings, trained, images, factors)
+        return lambda network: remove_blocks(network, images, blocks)
     examples = data.train.take(settings.calibration_examples) if method.is_calibrated else None
     plan = slim(
         trained, images, macs=settings.macs ** (1 / settings.removal_rounds), criterion=method.criterion,
@@ -156,10 +153,6 @@ def removal_of(
         return SlimPlan(network, analyze(network, images), plan.removed, verify=False).apply()
 
     return remove
-
-
-def _without_blocks(images: Tensor, names: Sequence[str], network: nn.Module) -> nn.Module:
-    return remove_blocks(network, images, names)
 
 
 def _smallest_blocks(

@@ -117,16 +117,13 @@ def four_ways_to_train(template: FunctionRun, size: str) -> LabeledRuns:
         Four runs per method, whose label has the method under the key "over". Methods that need no penalty share the
         run of the large network.
     """
-    arms = (FINE_TUNED, SCRATCH_E, SCRATCH_B)
-    return [
-        labeled_run
-        for method in template.settings.methods
-        for network in [replace(template.settings, method=method, methods=())]
-        for labeled_run in [
-            ({"curve": UNPRUNED, "over": method}, network.large.run()),
-            *(({"curve": arm, "over": method}, replace(network, arm=arm).run()) for arm in arms),
-        ]
-    ]
+    runs = []
+    for method in template.settings.methods:
+        network = replace(template.settings, method=method, methods=())
+        runs.append(({"curve": UNPRUNED, "over": method}, network.large.run()))
+        for arm in (FINE_TUNED, SCRATCH_E, SCRATCH_B):
+            runs.append(({"curve": arm, "over": method}, replace(network, arm=arm).run()))
+    return runs
 
 
 def tickets_of_filters(template: FunctionRun, size: str) -> LabeledRuns:
@@ -149,14 +146,10 @@ def tickets_of_filters(template: FunctionRun, size: str) -> LabeledRuns:
         recipe = template.settings.recipe.replace(learning_rate=rate)
         settings = replace(template.settings, recipe=recipe, method="l1", methods=(), arm=arm)
         curve = curve_name(f"{schedule}{start}", rate)
-        runs += [({"curve": curve, "kept MACs %": 100.0}, settings.large.run())]
-        runs += [
-            (
-                {"curve": curve, "kept MACs %": percent},
-                replace(settings, macs=percent / 100, removal_rounds=rounds).run(),
-            )
-            for percent, rounds in rounds_to.items()
-        ]
+        runs.append(({"curve": curve, "kept MACs %": 100.0}, settings.large.run()))
+        for percent, rounds in rounds_to.items():
+            pruned = replace(settings, macs=percent / 100, removal_rounds=rounds)
+            runs.append(({"curve": curve, "kept MACs %": percent}, pruned.run()))
     return runs
 
 
@@ -210,9 +203,7 @@ structures = Experiment(
     ),
     networks=tuple(NETWORKS),
     metrics=("test accuracy", "change", "MACs %", "parameters %", "epochs"),
-    described=(),
     points=("over",),
-    point="over",
     replicates=(1, 3, 5),
     note="Test accuracy in percent, and its change from the unpruned network in percentage points. Scratch-E trains "
     "for the epochs of the unpruned network, Scratch-B for its number of multiply-accumulates. Methods: l1 (L1-norm "
@@ -252,9 +243,7 @@ filters = Experiment(
     ),
     networks=("vgg", "resnet"),
     metrics=("test accuracy", "change", "MACs %", "parameters %"),
-    described=(),
     points=("kept MACs %",),
-    point="kept MACs %",
     replicates=(1, 3, 5),
     note="Test accuracy in percent, and its change from the large network in percentage points.",
 )  # fmt: skip

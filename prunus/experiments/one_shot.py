@@ -151,16 +151,11 @@ def accuracy_per_sparsity(settings: OneShot, replicate: int, network: RunDirecto
     for method, prune_to in METHODS[settings.methods](model, calibration, replicate, settings).items():
         for sparsity in settings.sparsities:
             pruned = with_weights(model, prune_to(1 - sparsity / 100))
-            as_pruned = evaluate(pruned, test, backend="dense").accuracy
+            row: Row = {"curve": method, "sparsity %": sparsity}
+            row["as pruned"] = evaluate(pruned, test, backend="dense").accuracy
             recalibrate_batchnorm(pruned, calibration.inputs)
-            row = {"curve": method, "sparsity %": sparsity, "as pruned": as_pruned}
-            rows.append(
-                {
-                    **row,
-                    "recalibrated": evaluate(pruned, test, backend="dense").accuracy,
-                    "dense accuracy": dense,
-                }
-            )
+            row["recalibrated"] = evaluate(pruned, test, backend="dense").accuracy
+            rows.append({**row, "dense accuracy": dense})
     return rows
 
 
@@ -188,15 +183,11 @@ def _obd(model: nn.Module, calibration: Examples, seed: int, settings: OneShot) 
 
 def _fisher(model: nn.Module, calibration: Examples, seed: int, settings: OneShot) -> dict[str, PruneTo]:
     """The blockwise Fisher, computed once and recomputed several times."""
-    weights = _weights(model)
-
-    examples = sample_examples(calibration, len(calibration), seed)
+    weights, examples = _weights(model), sample_examples(calibration, len(calibration), seed)
 
     def in_scope(scope: str, num_steps: int) -> PruneTo:
-        method = with_options(pruning_method("fisher"), num_steps=num_steps)
-        return lambda density: (
-            method.prune(model, weights, density, scope, examples, seeds=(seed, seed)).weights
-        )
+        prune = with_options(pruning_method("fisher"), num_steps=num_steps).prune
+        return lambda density: prune(model, weights, density, scope, examples, seeds=(seed, seed)).weights
 
     recomputations = settings.recomputations
     return {
@@ -265,7 +256,5 @@ one_shot = Experiment(
     metrics=("as pruned", "recalibrated", "dense accuracy"),
     described=("recalibrated",),
     points=("sparsity %",),
-    point="sparsity %",
-    replicates=(1, 5, 5),
     note="Test accuracy in percent. The spread is over calibration examples.",
 )  # fmt: skip

@@ -22,7 +22,7 @@ from prunus.experiments.provenance import (
 from prunus.experiments.rows import first_setting, num_runs, rows_of
 from prunus.experiments.table import table_cells, table_of, title
 from prunus.report.formatting import pluralize
-from prunus.runs.directory import RunDirectory
+from prunus.runs.record import RunRecord
 from prunus.runs.requests import Request
 from prunus.runs.settings import all_settings
 from prunus.runs.store import Store
@@ -57,19 +57,20 @@ def describe(experiment: Experiment, store: Store, requested: Request, finished:
     selected = experiment.select(rows)
     against = experiment.against
     compared = compare(selected, against, experiment.metrics, experiment.point) if against else []
-    described = [difference for difference in compared if difference.metric in experiment.described]
+    metrics = experiment.described or experiment.metrics[:1]
+    described = [difference for difference in compared if difference.metric in metrics]
     networks_run, _ = experiment.networks_and_settings(finished.settings)
     claims = [claim for claim in experiment.claims if claim.is_about(*networks_run)]
     command, table = repeat_command(experiment, store, requested), table_of(experiment, selected)
-    seeds, directories = _seeds(finished), all_run_directories(store, finished)
+    directories = all_run_directories(store, finished)
+    records = {directory.id: directory.record() for directory in directories}
     settings = [
-        (entry.label["curve"], run_settings(store.directory(entry.id).record().all_settings))
-        for entry in finished.entries
+        (entry.label["curve"], run_settings(records[entry.id].all_settings)) for entry in finished.entries
     ]
-    networks = [
-        tuple(first_setting(directory.record().all_settings, key) for key in ("model", "data"))
-        for directory in directories
-    ]
+    models, data = (
+        dict.fromkeys(first_setting(record.all_settings, key) for record in records.values())
+        for key in ("model", "data")
+    )
     return {
         **{name: getattr(experiment, name) for name in ("title", "question", "paper", "place", "note")},
         "experiment": experiment.name,
@@ -95,17 +96,17 @@ def describe(experiment: Experiment, store: Store, requested: Request, finished:
             for key, text in collect_texts(values for _, values in settings).items()
             if key != "replicate" and text not in UNSET
         },
-        "models": "; ".join(dict.fromkeys(_model_name(name) for name, _ in networks if _model_name(name))),
-        "data": "; ".join(dict.fromkeys(name for _, name in networks if name)),
-        "runs": _runs(finished, directories),
-        "seconds": sum(directory.record().seconds for directory in directories),
+        "models": "; ".join(filter(None, dict.fromkeys(map(_model_name, models)))),
+        "data": "; ".join(filter(None, data)),
+        "runs": _runs(finished, records),
+        "seconds": sum(record.seconds for record in records.values()),
         "rows": rows,
         "evidence": {
             "experiment": experiment.name,
-            "seeds": seeds,
+            "seeds": _seeds(finished),
             "settings": dict(finished.settings),
             **{library: version(library) for library in ("torch", "numpy", "constriction")},
-            **environments(directories),
+            **environments(records.values()),
         },
     }
 
@@ -206,14 +207,11 @@ def _setting_differences(
             yield f"{setting_name(key)} {setting_text(key, text)} instead of {setting_text(key, full_text)}"
 
 
-def _runs(request: Request, directories: Sequence[RunDirectory]) -> list[tuple[str, str]]:
+def _runs(request: Request, records: Mapping[str, RunRecord]) -> list[tuple[str, str]]:
     """The label and the ID of every run; the dependencies come last."""
     labels = {entry.id: format_label(entry.label) for entry in request.entries}
-    dependencies = [directory for directory in directories if directory.id not in labels]
-    return [
-        *((label, id) for id, label in labels.items()),
-        *((f"{directory.record().kind}, a dependency", directory.id) for directory in dependencies),
-    ]
+    others = {id: f"{record.kind}, a dependency" for id, record in records.items() if id not in labels}
+    return [(label, id) for id, label in (labels | others).items()]
 
 
 def _about_comparisons(experiment: Experiment, described: Sequence[Difference]) -> str:
@@ -225,7 +223,7 @@ def _about_comparisons(experiment: Experiment, described: Sequence[Difference]) 
         return (
             f"One replicate cannot show a difference. `prunus run` writes the measured differences to {file}."
         )
-    n = f"{pairs[0]}" if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
+    n = " to ".join(map(str, dict.fromkeys((pairs[0], pairs[-1]))))
     with_dense = any(difference.curve == experiment.against for difference in described)
     dense = f", and {experiment.against} with the dense network" if with_dense else ""
     return (

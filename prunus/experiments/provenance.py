@@ -6,6 +6,7 @@ from typing import Any
 
 from prunus.report.formatting import format_density, format_settings, pluralize
 from prunus.runs.directory import RunDirectory
+from prunus.runs.record import RunRecord
 from prunus.runs.requests import Request
 from prunus.runs.settings import flatten_settings
 from prunus.runs.store import Store
@@ -134,30 +135,24 @@ def invariant_summary(store: Store, request: Request) -> dict[str, Any]:
         StoreError: A run is not finished, or its files are damaged.
     """
     labels = {entry.id: format_label(entry.label) for entry in request.entries}
-    points = [
-        (directory.id, row)
-        for directory in requested_run_directories(store, request)
-        for row in directory.rows()
-        if row.get("invariants")
-    ]
+    passed: list[bool] = []
     checks: dict[str, list[bool]] = {}
     failed = []
-    for id, row in points:
-        where = f"{labels[id]}, density {format_density(row['density'])}"
-        for check, holds in row["invariants"]["checks"].items():
-            checks.setdefault(check, []).append(holds)
-            if not holds:
-                failed.append((where, check, id))
-    passed = sum(row["invariants"]["passed"] for _, row in points)
+    for directory in requested_run_directories(store, request):
+        for row in (row for row in directory.rows() if row.get("invariants")):
+            passed.append(row["invariants"]["passed"])
+            for check, holds in row["invariants"]["checks"].items():
+                checks.setdefault(check, []).append(holds)
+                if not holds:
+                    where = f"{labels[directory.id]}, density {format_density(row['density'])}"
+                    failed.append((where, check, directory.id))
     counts = [(check, sum(results), len(results)) for check, results in checks.items()]
-    return {"points": len(points), "passed": passed, "checks": counts, "failed": failed}
+    return {"points": len(passed), "passed": sum(passed), "checks": counts, "failed": failed}
 
 
-def environments(directories: Iterable[RunDirectory]) -> dict[str, str]:
+def environments(records: Iterable[RunRecord]) -> dict[str, str]:
     """Describe where runs were computed: versions, machine, device, with all values where they differ."""
-    return collect_texts(
-        _environment(attempt) for directory in directories for attempt in directory.record().environments
-    )
+    return collect_texts(_environment(attempt) for record in records for attempt in record.environments)
 
 
 def _environment(record: Mapping[str, Any]) -> dict[str, str]:

@@ -69,6 +69,5 @@ retraining = Experiment(
     ),
     against="fine-tune",
     metrics=("final_test_accuracy", "stop_test_accuracy"),
-    described=("final_test_accuracy",),
     replicates=(1, 3, 5),
 )  # fmt: skip

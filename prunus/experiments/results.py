@@ -69,11 +69,10 @@ def write_results(content: Mapping[str, Any], figures: Mapping[str, FigureData],
         for path, figure in paths.items():
             save_images(path, figure)
     with after_writing(*files):
-        charts = [
-            chart(figure, tables.name, svg.read_text(encoding="utf-8"))
-            for path, figure in paths.items()
-            for _, svg, _, tables in [files_of(path)]
-        ]
+        charts = []
+        for path, figure in paths.items():
+            _, svg, _, table = files_of(path)
+            charts.append(chart(figure, table.name, svg.read_text(encoding="utf-8")))
         names = [file.name for file in files]
         write_atomic(page, render_with_script("experiment.html", page=content, charts=charts, files=names))
     return Result(name, content, text, [page, *files])

@@ -37,9 +37,7 @@ def latest_request(store: Store, name: str, size: str | None, say: Say) -> Reque
         StoreError: No run of the experiment, in that size, is finished.
     """
     of_size = f" in the size {size}" if size else ""
-    requests = [
-        request for request in store.requests() if request.experiment == name and size in (None, request.size)
-    ]
+    requests = [r for r in store.requests() if r.experiment == name and size in (None, r.size)]
     if not requests:
         raise StoreError(
             f"{name} has not been run in the store {store.path}{of_size}; `prunus run {name}` does."
@@ -252,17 +250,10 @@ def curve(name: str, rows: Iterable[Row], x: str, y: str, by: str | None = None)
     >>> curve("learned", rows, "density", "accuracy", "level")
     Curve(name='learned', x=[3], mean=[93], low=[92], high=[94], n=2, failed=[])
     """
-    groups = group_rows(rows, (by or x,)).values()
-    points = sorted(
-        ((_mean([row[x] for row in group]), group) for group in groups), key=lambda point: point[0]
-    )
-    ys = [[row[y] for row in group] for _, group in points]
-    return Curve(
-        name,
-        [position for position, _ in points],
-        [mean(values) for values in ys],
-        [min(values) for values in ys],
-        [max(values) for values in ys],
-        max(map(len, ys)),
-        [i for i, (_, group) in enumerate(points) if not all(row.get("passed", True) for row in group)],
-    )
+    groups = [(_mean([row[x] for row in group]), group) for group in group_rows(rows, (by or x,)).values()]
+    groups.sort(key=lambda group: group[0])
+    positions = [position for position, _ in groups]
+    ys = [[row[y] for row in group] for _, group in groups]
+    means, low, high = ([function(values) for values in ys] for function in (mean, min, max))
+    failed = [i for i, (_, group) in enumerate(groups) if not all(row.get("passed", True) for row in group)]
+    return Curve(name, positions, means, low, high, max(map(len, ys)), failed)

@@ -83,23 +83,16 @@ def run_experiment(
         say(f"on {', '.join(networks)} alone; --set network={','.join(experiment.networks)} selects others")
     entries = experiment.labeled_runs(size, numbers, changes)
     experiment.warn_of_no_effect(size, numbers, changes)
-    for _, spec in entries:
+    specs = [spec for _, spec in entries]
+    for spec in specs:
         spec.cost()  # an impossible run is refused before anything is written
     runs = Store(store)
-    request = runs.request(experiment.name, size, [(label, spec) for label, spec in entries], changes)
-    specs = [spec for _, spec in entries]
+    request = runs.request(experiment.name, size, entries, changes)
     # A damaged dependency of a finished run that was removed is computed again, because it is plotted as well.
     done = [spec for spec in specs if runs.is_done(run_id(spec))]
     needed = [dependency for spec in done for dependency in spec.dependencies().values()]
     removed = [spec for spec in needed if not runs.is_done(run_id(spec))]
-    run_plan(
-        [*specs, *removed],
-        runs,
-        executor=executor,
-        workers=workers,
-        say=say,
-        progress=progress,
-    )
+    run_plan([*specs, *removed], runs, executor=executor, workers=workers, say=say, progress=progress)
     return _draw(experiment, runs, request, Path(out))
 
 
@@ -156,16 +149,10 @@ def _figures(figure: FigureSpec, rows: Sequence[Row], size: str, missing: str) -
         point = figure.point or ("level" if figure.x == "density %" else figure.x)
         curves = group_rows(plotted, (figure.curves,))
         name_format = "{:.3g} %" if figure.curves == "density %" else "{}"
-        series = [
-            curve(
-                name_format.format(name),
-                average_draws(of_curve, [point], {figure.x, figure.y} - {point}),
-                figure.x,
-                figure.y,
-                point,
-            )
-            for (name,), of_curve in curves.items()
-        ]
+        series = []
+        for (name,), of_curve in curves.items():
+            averaged = average_draws(of_curve, [point], {figure.x, figure.y} - {point})
+            series.append(curve(name_format.format(name), averaged, figure.x, figure.y, point))
         networks = "; ".join(filter(None, dict.fromkeys(row["network"] for row in plotted)))
         # Of a function that makes the only network of an experiment, nothing; of a user's function, the name alone.
         named = re.sub(r"prunus\.experiments\.\w+:\w+, |[\w.]+:(?=\w)", "", networks)

@@ -10,9 +10,9 @@ from typing import ClassVar
 from torch import nn
 
 from prunus.experiments.claims import Claim
-from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
+from prunus.experiments.experiment import Experiment, FigureSpec
 from prunus.experiments.function_run import FunctionRun
-from prunus.experiments.trained_networks import LENETS, CompressedNetwork, TrainedNetwork
+from prunus.experiments.trained_networks import LENETS, CompressedNetwork, TrainedNetwork, one_run
 from prunus.pruning.prune import prune
 from prunus.pruning.structured.slim import slim
 from prunus.runs.content import Row
@@ -38,19 +38,6 @@ class Speed(TrainedNetwork):
 def _template(model: str, size: str) -> FunctionRun:
     dense = CompressedNetwork.of_size(model, size).dense
     return FunctionRun.of(times_faster, Speed(dense.recipe, dense.model, dense.data, dense.examples))
-
-
-def three_ways_to_prune(template: FunctionRun, size: str) -> LabeledRuns:
-    """The three ways to prune one network, which are measured in one run.
-
-    Args:
-        template: The run of `times_faster` on one network, without its input.
-        size: "smoke", "default" or "full"; not used here, because the template has the settings of its size.
-
-    Returns:
-        One run, whose rows have curves of their own.
-    """
-    return labeled({template.settings.model: template.changed(template.settings.dense.run())})
 
 
 def times_faster(settings: Speed, replicate: int, dense: RunDirectory) -> list[Row]:
@@ -113,11 +100,10 @@ _AT = {"MACs %": (50.0, 25.0, 10.0)}
 filters_and_weights = Experiment(
     name="speed.filters_and_weights",
     paper='Wen et al. 2016, "Learning Structured Sparsity in Deep Neural Networks"',
-    place="",
     title="Time of inference after filter pruning and after weight pruning",
     question="Which pruned networks are faster, without and with kernels for sparse weights?",
     template=_template,
-    runs=three_ways_to_prune,
+    runs=one_run,
     figures=(
         FigureSpec(
             "speed", "times faster", "times faster than the dense network (CPU time)", "Speed of pruned networks",
@@ -144,10 +130,7 @@ filters_and_weights = Experiment(
     ),
     networks=LENETS,
     metrics=("times faster", "microseconds per image"),
-    described=(),
     points=("MACs %",),
-    point="MACs %",
-    replicates=(1, 5, 5),
     note="Times depend on the machine; the ratios are measured in the same run, and include the start of "
     "each evaluation. Networks are not retrained: the time does not depend on the values.",
 )  # fmt: skip

@@ -33,10 +33,8 @@ def table_of(experiment: Experiment, rows: Sequence[Row]) -> list[Row]:
         by = [key for key in by if key != "level"]  # positions between two networks, not levels of density
     table = []
     for key, members in group_rows(with_metrics, by).items():
-        row: Row = {
-            **dict(zip(by, key, strict=True)),
-            "n": len({member["replicate"] for member in members}),
-        }
+        row: Row = dict(zip(by, key, strict=True))
+        row["n"] = len({member["replicate"] for member in members})
         for metric in experiment.metrics:
             row |= _summary(metric, members, by)
             row |= {

@@ -3,6 +3,7 @@
 Experiments that need the same network of the same replicate share its run.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,16 +12,22 @@ from torch import nn
 from prunus.compression.presets import COMPRESSION_RECIPES, CompressionRecipe
 from prunus.compression.stages import prune_with_recipe
 from prunus.data import load_data
+from prunus.experiments.experiment import LabeledRuns, labeled
 from prunus.experiments.function_run import FunctionRun, Output
 from prunus.models.loading import make_model
 from prunus.pruning.prunable import prunable_weights
 from prunus.registry import lookup
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
-from prunus.training import Recipe, evaluate, train
+from prunus.training import Evaluation, Recipe, evaluate, train
 from prunus.types import Dataset, MaskDict
 
 SMOKE_EXAMPLES = 3000
+
+
+def evaluate_test(model: nn.Module, data: Dataset) -> Evaluation:
+    """Evaluate a model on the test split with PyTorch alone, whose results do not depend on kernels of prunus."""
+    return evaluate(model, data.test, backend="dense")
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,38 @@ class TrainedNetwork:
         network.load_state_dict(directory.load_tensors("tensors"))
         return network
 
+    def retraining(self, epochs: int) -> Recipe:
+        """Return the recipe with another number of epochs, and a tenth of the learning rate."""
+        return self.recipe.replace(epochs=epochs, learning_rate=self.recipe.learning_rate / 10)
+
+
+def one_run(template: FunctionRun, size: str) -> LabeledRuns:
+    """The run of the template on the dense network, whose curve is the name of the model.
+
+    Args:
+        template: The run of one network, without its input.
+        size: "smoke", "default" or "full"; not used, because the template has the settings of its size.
+
+    Returns:
+        One run.
+    """
+    return labeled({template.settings.model: template.changed(template.settings.dense.run())})
+
+
+def one_run_per_value(setting: str, values: Sequence[str]) -> Callable[[FunctionRun, str], LabeledRuns]:
+    """Make the `runs` of an experiment: one curve per value of a setting, all from one dense network.
+
+    Args:
+        setting: The name of a setting of the template.
+        values: Its values, which name the curves.
+
+    Returns:
+        A function (template, size) -> labeled runs, as `Experiment.runs` requires.
+    """
+    return lambda template, size: labeled(
+        {value: template.changed(template.settings.dense.run(), **{setting: value}) for value in values}
+    )
+
 
 def train_network(settings: TrainedNetwork, replicate: int) -> Output:
     """Train a network and keep its tensors.
@@ -76,9 +115,7 @@ def train_network(settings: TrainedNetwork, replicate: int) -> Output:
     """
     data, network = settings.dataset(), settings.network(derive_seed(replicate, "model"))
     train(network, data, settings.recipe, seed=derive_seed(replicate, "dense"), backend="dense")
-    return Output(
-        [{"test accuracy": evaluate(network, data.test, backend="dense").accuracy}], network.state_dict()
-    )
+    return Output([{"test accuracy": evaluate_test(network, data).accuracy}], network.state_dict())
 
 
 @dataclass(frozen=True)
@@ -152,5 +189,5 @@ def prune_network(settings: CompressedNetwork, replicate: int, dense: RunDirecto
     network, data = settings.dense.load(dense), settings.dense.dataset()
     weights = prunable_weights(network)
     rounds = prune_with_recipe(settings.compression, network, weights, data, seed=replicate, backend="dense")
-    row = {"test accuracy": evaluate(network, data.test, backend="dense").accuracy}
+    row = {"test accuracy": evaluate_test(network, data).accuracy}
     return Output([row], network.state_dict(), rounds[-1].masks)

@@ -70,10 +70,8 @@ MOST_LIKELY_METRICS = {
     "most_likely_final_test_accuracy": "test accuracy of the most likely mask (%)",
     "most_likely_density": "density % of the most likely mask",
 }
-TRAINED_UNDER_MASK, TICKET_OF_SAME_DENSITY = (
-    "weights trained under the learned mask",
-    "a ticket of the same density",
-)
+TRAINED_UNDER_MASK = "weights trained under the learned mask"
+TICKET_OF_SAME_DENSITY = "a ticket of the same density"
 
 REPORTED = {
     "lenet-300-100, mnist": {
@@ -182,15 +180,12 @@ def masks_of_criteria(template: LearnedSupermaskSpec, size: str) -> LabeledRuns:
         "over".
     """
     criteria = ("large_final", "random") if size == "smoke" else CRITERIA
-    ticket = _criterion_ticket(template.baseline, size)
-    return [
-        (
-            {"curve": criterion, "over": name},
-            CriterionSupermaskSpec(replace(ticket, criterion=criterion), weights),
-        )
-        for criterion in dict.fromkeys(("large_final_same_sign", *criteria))
-        for name, weights in WEIGHTS.items()
-    ]
+    runs = []
+    for criterion in dict.fromkeys(("large_final_same_sign", *criteria)):
+        ticket = replace(_criterion_ticket(template.baseline, size), criterion=criterion)
+        for name, weights in WEIGHTS.items():
+            runs.append(({"curve": criterion, "over": name}, CriterionSupermaskSpec(ticket, weights)))
+    return runs
 
 
 def best_levels(rows: Sequence[Row]) -> list[Row]:
@@ -203,11 +198,8 @@ def best_levels(rows: Sequence[Row]) -> list[Row]:
         for row in rows
         if row.get("level", 1) or row["curve"] == "trained"
     ]
-    groups = group_rows(({"group": "", **row} for row in finished), ("group", "curve", "run"))
-    best = [
-        max(members, key=lambda row: row.get("final_validation_accuracy", 0.0)) for members in groups.values()
-    ]
-    return [{key: value for key, value in row.items() if key != "group" or value} for row in best]
+    runs = group_rows(finished, ("curve", "run")).values()
+    return [max(levels, key=lambda row: row.get("final_validation_accuracy", 0.0)) for levels in runs]
 
 
 _claim = partial(Claim, metric="final_test_accuracy", source="Zhou et al. 2019")
@@ -277,7 +269,6 @@ supermasks = Experiment(
         "final_test_accuracy", "density %", "sparsity %", *MOST_LIKELY_METRICS.values(),
         "sparsity % of the most likely mask", "file bytes",
     ),
-    described=(),
     points=(),
     replicates=(1, 3, 5),
     select=best_levels,

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,13 +47,7 @@ class PruningCallback:
         self.path = path
         self.pruning: GradualPruning | None = None
         """The gradual pruning; None before the training starts."""
-        self._settings = {
-            "density": density,
-            "rounds": rounds,
-            "every": every,
-            "schedule": schedule,
-            **options,
-        }
+        self._make = partial(GradualPruning, schedule, density=density, rounds=rounds, every=every, **options)
 
     def start_pruning(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Tensor] | None = None
@@ -67,7 +62,7 @@ class PruningCallback:
         Raises:
             PrunusError: See `prunus.GradualPruning`.
         """
-        self.pruning = GradualPruning(model=model, optimizer=optimizer, **self._settings)
+        self.pruning = self._make(model=model, optimizer=optimizer)
         if state:
             self.pruning.load_state_dict(state)
 

@@ -14,21 +14,11 @@ from prunus.models.resnet import RESNETS
 from prunus.models.vgg import VGGS
 from prunus.models.vit import VIT_SMALL
 
-_FAMILIES = (
-    *CONVS,
-    *RESNETS,
-    *PRERESNETS,
-    *DENSENETS[:2],
-    *VGGS,
-    *IMAGENET_RESNETS,
-    DENSENETS[2],
-    MOBILENET_V2,
-    VIT_SMALL,
-)
+_CONVOLUTIONAL = (*CONVS, *RESNETS, *PRERESNETS, *DENSENETS[:2], *VGGS, *IMAGENET_RESNETS, DENSENETS[2])
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet-300-100": lenet_300_100,
     "lenet-5": lenet_5,
-    **{model.name: model for model in _FAMILIES},
+    **{model.name: model for model in (*_CONVOLUTIONAL, MOBILENET_V2, VIT_SMALL)},
 }
 
 

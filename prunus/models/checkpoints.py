@@ -89,7 +89,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except (
         *(OSError, SafetensorError, RuntimeError, ValueError, EOFError, LookupError, zipfile.BadZipFile),
     ) as error:
-        raise ModelError(f"{path} cannot be read as weights: {error}") from error
+        reason = f"{type(error).__name__}: {str(error).partition('. ')[0]}"
+        raise ModelError(
+            f"{path} cannot be read as weights ({reason}); save model.state_dict() by torch.save or as .safetensors."
+        ) from error
     checkpoint = _find_state(content)
     if checkpoint is None:
         keys = f"; its keys are {list(content)[:9]}" if isinstance(content, Mapping) else ""

@@ -40,15 +40,10 @@ class Conv(nn.Module):
 
 
 CONVS = tuple(
-    BuiltIn(
-        f"conv-{2 * blocks}",
-        f"Conv-{2 * blocks}: {weights} weights, {parameters} parameters.",
-        partial(Conv, blocks),
-        glorot_normal,
-    )
-    for blocks, weights, parameters in (
-        (1, "4,300,992", "4,301,642"),
-        (2, "2,425,024", "2,425,930"),
-        (3, "2,261,184", "2,262,602"),
+    BuiltIn(f"conv-{2 * blocks}", f"Conv-{2 * blocks}: {text}.", partial(Conv, blocks), glorot_normal)
+    for blocks, text in (
+        (1, "4,300,992 weights, 4,301,642 parameters"),
+        (2, "2,425,024 weights, 2,425,930 parameters"),
+        (3, "2,261,184 weights, 2,262,602 parameters"),
     )
 )

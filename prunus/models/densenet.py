@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunus.models.initialization import BuiltIn, scaled
+from prunus.models.initialization import IMAGENET_SHAPE, BuiltIn, scaled
 
 
 class DenseLayer(nn.Module):
@@ -68,7 +68,8 @@ class DenseNet(nn.Module):
     """
 
     def __init__(
-        self, blocks: tuple[int, ...], growth: int, *, bottleneck: bool, cifar: bool, classes: int, width: float = 1.0
+        self, blocks: tuple[int, ...], growth: int, bottleneck: bool, cifar: bool = False, classes: int = 1000,
+        width: float = 1.0,
     ) -> None:  # fmt: skip
         super().__init__()
         growth = scaled(growth, width)
@@ -96,21 +97,16 @@ class DenseNet(nn.Module):
         return self.classifier(F.relu(self.features(x)).mean((2, 3)))  # type: ignore[no-any-return]
 
 
-def _cifar(layers: int, bottleneck: bool, classes: int = 10, width: float = 1.0) -> DenseNet:
-    return DenseNet((layers,) * 3, 12, bottleneck=bottleneck, cifar=True, classes=classes, width=width)
-
-
-def _imagenet(classes: int = 1000, width: float = 1.0) -> DenseNet:
-    return DenseNet((6, 12, 24, 16), 32, bottleneck=True, cifar=False, classes=classes, width=width)
-
-
+_DENSENET_40 = partial(DenseNet, (12,) * 3, 12, False, cifar=True, classes=10)
+_DENSENET_BC_100 = partial(DenseNet, (16,) * 3, 12, True, cifar=True, classes=10)
+_DENSENET_121 = partial(DenseNet, (6, 12, 24, 16), 32, True)
 DENSENETS = (
-    BuiltIn("densenet-40", "DenseNet-40, growth 12: 1,019,722 parameters.", partial(_cifar, 12, False)),
-    BuiltIn("densenet-bc-100", "DenseNet-BC-100, growth 12: 769,162 parameters.", partial(_cifar, 16, True)),
+    BuiltIn("densenet-40", "DenseNet-40, growth 12: 1,019,722 parameters.", _DENSENET_40),
+    BuiltIn("densenet-bc-100", "DenseNet-BC-100, growth 12: 769,162 parameters.", _DENSENET_BC_100),
     BuiltIn(
         "densenet-121",
         "DenseNet-121: 7,978,856 parameters, 2.83 G multiply-accumulates for ImageNet.",
-        _imagenet,
-        input_shape=(3, 224, 224),
+        _DENSENET_121,
+        input_shape=IMAGENET_SHAPE,
     ),
 )

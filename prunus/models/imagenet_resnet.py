@@ -10,7 +10,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunus.models.initialization import BuiltIn, scaled
+from prunus.models.initialization import IMAGENET_SHAPE, BuiltIn, scaled
 
 
 class ResidualBlock(nn.Module):
@@ -36,9 +36,8 @@ class ResidualBlock(nn.Module):
         """The output for a batch."""
         shortcut = x if self.downsample is None else self.downsample(x)
         for number in range(1, self.num_convolutions + 1):
+            x = x if number == 1 else F.relu(x)
             x = self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(x))
-            if number < self.num_convolutions:
-                x = F.relu(x)
         return F.relu(x + shortcut)
 
 
@@ -72,15 +71,25 @@ class ImageNetResNet(nn.Module):
 
 
 IMAGENET_RESNETS = tuple(
-    BuiltIn(
-        f"resnet-{depth}",
-        f"{text} for ImageNet.",
-        partial(ImageNetResNet, blocks, bottleneck),
-        input_shape=(3, 224, 224),
-    )
+    BuiltIn(f"resnet-{depth}", text, partial(ImageNetResNet, blocks, bottleneck), input_shape=IMAGENET_SHAPE)
     for depth, text, blocks, bottleneck in (
-        (18, "ResNet-18: 11,689,512 parameters, 1.81 G multiply-accumulates", (2, 2, 2, 2), False),
-        (34, "ResNet-34: 21,797,672 parameters, 3.66 G multiply-accumulates", (3, 4, 6, 3), False),
-        (50, "ResNet-50: 25,557,032 parameters, 4.09 G multiply-accumulates", (3, 4, 6, 3), True),
+        (
+            18,
+            "ResNet-18: 11,689,512 parameters, 1.81 G multiply-accumulates for ImageNet.",
+            (2, 2, 2, 2),
+            False,
+        ),
+        (
+            34,
+            "ResNet-34: 21,797,672 parameters, 3.66 G multiply-accumulates for ImageNet.",
+            (3, 4, 6, 3),
+            False,
+        ),
+        (
+            50,
+            "ResNet-50: 25,557,032 parameters, 4.09 G multiply-accumulates for ImageNet.",
+            (3, 4, 6, 3),
+            True,
+        ),
     )
 )

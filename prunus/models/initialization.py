@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from prunus.errors import ModelError
 from prunus.seeds import make_generator
 
+IMAGENET_SHAPE = (3, 224, 224)
 Initialize = Callable[[nn.Module, int], None]
 """(model, seed) -> None: sets the weights of the model, in place."""
 

@@ -54,9 +54,9 @@ def make_model(model: str | Callable[..., nn.Module], seed: int = 0) -> nn.Modul
         torch.manual_seed(derive_seed(seed, "init"))
         try:
             made = function(**arguments)
+        except PrunusError:
+            raise
         except (Exception, SystemExit) as error:  # a user's function may fail in any way
-            if isinstance(error, PrunusError):
-                raise
             call = f"with seed={seed}" if arguments else "without arguments"
             raise ModelError(
                 f"{name} was called {call} and failed: {type(error).__name__}: {error}"
@@ -116,7 +116,8 @@ def load_weights(model: nn.Module, path: Path) -> str:
     match = match_names(list(checkpoint.state), list(state))
     tensors = {match.names[name]: value for name, value in checkpoint.state.items()}
     _check_storage(tensors, path)
-    unused = [n for n, t in tensors.items() if n not in state and isinstance(t, Tensor) and _is_count(t)]
+    unknown = [n for n, tensor in tensors.items() if n not in state and isinstance(tensor, Tensor)]
+    unused = [name for name in unknown if _number_kind(tensors[name]) == "integer"]
     tensors = {name: value for name, value in tensors.items() if name not in unused}
     differences = _differences(state, tensors)
     if any(differences.values()):
@@ -139,10 +140,6 @@ def load_weights(model: nn.Module, path: Path) -> str:
     return "; ".join(filter(None, (checkpoint.describe(), match.change, not_used)))
 
 
-def _is_count(tensor: Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex())
-
-
 def _check_storage(tensors: Mapping[str, Any], path: Path) -> None:
     unusual = [n for n, tensor in tensors.items() if isinstance(tensor, Tensor) and unusual_storage(tensor)]
     if unusual:
@@ -154,25 +151,20 @@ def _check_storage(tensors: Mapping[str, Any], path: Path) -> None:
 
 def _differences(state: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, list[str]]:
     """How the tensors of a file differ from the `state_dict` of a model: names, shapes, kinds of numbers."""
-    common = {
-        name: (tensors[name], state[name])
-        for name in state
-        if name in tensors and isinstance(state[name], Tensor) and isinstance(tensors[name], Tensor)
-    }
     missing = missing_names(state, tensors)
+    shapes, kinds = list[str](), list[str]()
+    for name, expected in state.items():
+        tensor = tensors.get(name)
+        if isinstance(expected, Tensor) and isinstance(tensor, Tensor):
+            if tensor.shape != expected.shape:
+                shapes.append(f"{name} is {list(tensor.shape)}, not {list(expected.shape)}")
+            if _number_kind(tensor) != _number_kind(expected):
+                kinds.append(f"{name} is {tensor.dtype}, not {expected.dtype}")
     return {
         "missing": [f"{name} is missing" for name in missing if not name.endswith(BATCH_COUNTER)],
         "unknown": [f"{name} is unknown" for name in tensors if name not in state],
-        "shapes": [
-            f"{name} is {list(tensor.shape)}, not {list(expected.shape)}"
-            for name, (tensor, expected) in common.items()
-            if tensor.shape != expected.shape
-        ],
-        "kinds": [
-            f"{name} is {tensor.dtype}, not {expected.dtype}"
-            for name, (tensor, expected) in common.items()
-            if _number_kind(tensor) != _number_kind(expected)
-        ],
+        "shapes": shapes,
+        "kinds": kinds,
     }
 
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from prunus.models.initialization import BuiltIn, scaled
+from prunus.models.initialization import IMAGENET_SHAPE, BuiltIn, scaled
 
 # expansion, output channels, number of blocks, stride of the first
 STAGES = (
@@ -60,5 +60,5 @@ MOBILENET_V2 = BuiltIn(
     "mobilenet-v2",
     "MobileNetV2: 3,504,872 parameters, 0.30 G multiply-accumulates for ImageNet.",
     MobileNetV2,
-    input_shape=(3, 224, 224),
+    input_shape=IMAGENET_SHAPE,
 )

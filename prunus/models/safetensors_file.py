@@ -23,16 +23,11 @@ def tied_names(state: Mapping[str, object]) -> dict[str, str]:
     first: dict[object, str] = {}
     tied = {}
     for name, tensor in state.items():
-        if not isinstance(tensor, Tensor):
-            continue
         # Sparse tensors, empty ones, and those on a device without addresses have no place in memory to compare.
-        if tensor.layout != torch.strided or not tensor.data_ptr():
-            continue
-        memory = tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
-        if memory in first:
-            tied[name] = first[memory]
-        else:
-            first[memory] = name
+        if isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.data_ptr():
+            memory = tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+            if first.setdefault(memory, name) != name:
+                tied[name] = first[memory]
     return tied
 
 
@@ -69,11 +64,8 @@ def safetensors_bytes(state: Mapping[str, Any]) -> bytes:
     try:
         tied = {name: first for name, first in tied_names(state).items() if name != "format"}
         # Copies, because safetensors refuses tensors that overlap in memory.
-        tensors = {
-            name: tensor.detach().cpu().clone().contiguous()
-            for name, tensor in state.items()
-            if name not in tied
-        }
+        untied = {name: tensor for name, tensor in state.items() if name not in tied}
+        tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in untied.items()}
         if "__metadata__" in state:
             raise ValueError("the name __metadata__ is reserved")
         return _with_sorted_metadata(save(tensors, {"format": "pt", **tied}))

@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from prunus.models.initialization import BuiltIn, scaled
+from prunus.models.initialization import IMAGENET_SHAPE, BuiltIn, scaled
 
 # The number of convolutions in each of the five stages, between which there are poolings.
 STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -47,22 +47,14 @@ class VGG(nn.Module):
 
 def _imagenet(depth: int, batch_norm: bool, parameters: str, macs: str) -> BuiltIn:
     name = f"vgg-{depth}-bn" if batch_norm else f"vgg-{depth}"
-    text = f"VGG-{depth}{' with BatchNorm' if batch_norm else ''}: {parameters} parameters, {macs} G "
-    return BuiltIn(
-        name,
-        f"{text}multiply-accumulates for ImageNet.",
-        partial(VGG, depth, batch_norm),
-        input_shape=(3, 224, 224),
-    )
+    layers = f"VGG-{depth} with BatchNorm" if batch_norm else f"VGG-{depth}"
+    text = f"{layers}: {parameters} parameters, {macs} G multiply-accumulates for ImageNet."
+    return BuiltIn(name, text, partial(VGG, depth, batch_norm), input_shape=IMAGENET_SHAPE)
 
 
 def _cifar(depth: int, parameters: str, macs: str) -> BuiltIn:
     text = f"VGG-{depth} with BatchNorm: {parameters} parameters, {macs} M multiply-accumulates for CIFAR-10."
-    return BuiltIn(f"vgg-{depth}-bn-cifar", text, partial(_cifar_network, depth))
-
-
-def _cifar_network(depth: int, classes: int = 10, width: float = 1.0) -> VGG:
-    return VGG(depth, True, True, classes, width)
+    return BuiltIn(f"vgg-{depth}-bn-cifar", text, partial(VGG, depth, True, True, classes=10))
 
 
 VGGS = (

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunus.errors import ModelError
-from prunus.models.initialization import BuiltIn, glorot_normal, scaled
+from prunus.models.initialization import IMAGENET_SHAPE, BuiltIn, glorot_normal, scaled
 
 HEAD_SIZE = 64
 
@@ -108,5 +108,5 @@ VIT_SMALL = BuiltIn(
     "ViT-Small/16: 22,050,664 parameters, 4.61 G multiply-accumulates for ImageNet.",
     VisionTransformer,
     glorot_normal,
-    (3, 224, 224),
+    IMAGENET_SHAPE,
 )

@@ -1,13 +1,13 @@
 """How sparse the activations of a network are: the fraction of zeros in the inputs of each layer."""
 
 from contextlib import ExitStack
-from typing import Any
+from functools import partial
 
 import torch
 from torch import nn
 
 from prunus.data.examples import Calibration, as_examples, iter_tensors
-from prunus.pruning.prunable import weight_layers
+from prunus.pruning.weight_layers import weight_layers
 from prunus.training.modes import eval_mode
 from prunus.training.outputs import Forward, call_model
 
@@ -45,17 +45,17 @@ def activation_zeros(
     modules = {layer.module: name.rpartition(".")[0] for name, layer in weight_layers(model).items()}
     with ExitStack() as stack:
         for module, name in modules.items():
-            stack.enter_context(module.register_forward_pre_hook(_counter(counts, name), with_kwargs=True))
+            hook = partial(_count, counts, name)
+            stack.enter_context(module.register_forward_pre_hook(hook, with_kwargs=True))
         with eval_mode(model):
             for batch in as_examples(data).batches(batch_size):
                 call_model(model, batch, forward)
     return {name: 1 - counts[name][0] / counts[name][1] for name in modules.values() if name in counts}
 
 
-def _counter(counts: dict[str, tuple[int, int]], name: str) -> Any:
-    def count(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        inputs = next(iter_tensors([*args, *kwargs.values()]))
-        nonzero, total = counts.get(name, (0, 0))
-        counts[name] = nonzero + int(torch.count_nonzero(inputs)), total + inputs.numel()
-
-    return count
+def _count(
+    counts: dict[str, tuple[int, int]], name: str, module: nn.Module, args: object, kwargs: object
+) -> None:
+    inputs = next(iter_tensors([args, kwargs]))
+    nonzero, total = counts.get(name, (0, 0))
+    counts[name] = nonzero + int(torch.count_nonzero(inputs)), total + inputs.numel()

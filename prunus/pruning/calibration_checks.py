@@ -58,14 +58,10 @@ def run_forward(model: nn.Module, batch: Batch, forward: Callable[[Batch], T]) -
         raise
     except (Exception, SystemExit) as error:  # a user's forward may fail in any way
         why = next(iter(str(error).splitlines()), type(error).__name__)
+        inputs = batch[0] if isinstance(batch, tuple | list) and len(batch) == 2 else batch
         raise StatisticsError(
-            f"{type(model).__name__} does not take calibration inputs of shape {describe_batch(_shown(batch))}: {why}"
+            f"{type(model).__name__} does not take calibration inputs of shape {describe_batch(inputs)}: {why}"
         ) from error
-
-
-def _shown(batch: Batch) -> Batch:
-    """The inputs of a pair, else the batch."""
-    return batch[0] if isinstance(batch, tuple | list) and len(batch) == 2 else batch
 
 
 @torch.enable_grad()
@@ -93,15 +89,12 @@ def check_reached(outputs: Callable[[Params, Batch], Tensor], weights: Params, e
             missing = [name for name, gradient in zip(missing, gradients, strict=True) if gradient is None]
         if not missing:
             return
-    raise constant_error(weights) if is_constant else unreached_error(missing[0])
-
-
-def constant_error(weights: Params) -> StatisticsError:
-    """The error for outputs that depend on no weight."""
-    return StatisticsError(
-        f"Expected outputs that depend on the weights {list(weights)}, got constants; the forward pass must use the "
-        "weights and be differentiable."
-    )
+    if is_constant:
+        raise StatisticsError(
+            f"Expected outputs that depend on the weights {list(weights)}, got constants; the forward pass must use "
+            "the weights and be differentiable."
+        )
+    raise unreached_error(missing[0])
 
 
 def unreached_error(name: str) -> ModelError:

@@ -28,6 +28,15 @@ def check_density(density: float, name: str = "all weights") -> None:
         )
 
 
+def check_densities(density: Density) -> None:
+    """Raise DensityError unless one density, or each density by name, is a number above 0 and at most 1."""
+    if not isinstance(density, Mapping):
+        check_density(density)
+        return
+    for name, value in density.items():
+        check_density(value, repr(name))
+
+
 def densities_by_name(density: Density, names: list[str]) -> dict[str, float]:
     """One checked density per tensor, in the order of `names`.
 
@@ -44,17 +53,13 @@ def densities_by_name(density: Density, names: list[str]) -> dict[str, float]:
     >>> densities_by_name(0.5, ["a", "b"])
     {'a': 0.5, 'b': 0.5}
     """
-    if not isinstance(density, Mapping):
-        check_density(density)
-        return dict.fromkeys(names, density)
-    if set(density) != set(names):
+    if isinstance(density, Mapping) and set(density) != set(names):
         wrong = sorted(set(density) ^ set(names))
         raise DensityError(
             f"Expected one density for each of {names}, got {list(density)}; add or remove {wrong}."
         )
-    for name, value in density.items():
-        check_density(value, repr(name))
-    return {name: density[name] for name in names}
+    check_densities(density)
+    return {name: density[name] if isinstance(density, Mapping) else density for name in names}
 
 
 def num_to_keep(density: float, total: int) -> int:

@@ -6,7 +6,7 @@ Source: Han et al. 2015, section 3.2, eq. 2.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from math import sqrt
 
 from torch import nn
@@ -53,12 +53,8 @@ def scaled_dropout(model: nn.Module, masks: MaskDict) -> Iterator[None]:
         masks: Its masks, by parameter name.
     """
     modules = dict(model.named_modules())
-    rates = retraining_dropout_rates(model, masks)
-    before = {name: modules[name].p for name in rates}
-    try:
-        for name, rate in rates.items():
+    with ExitStack() as stack:
+        for name, rate in retraining_dropout_rates(model, masks).items():
+            stack.callback(setattr, modules[name], "p", modules[name].p)
             modules[name].p = rate
         yield
-    finally:
-        for name, rate in before.items():
-            modules[name].p = rate

@@ -85,10 +85,8 @@ class GradualPruning:
             )
         self.densities = densities_of(schedule, density, rounds)
         """The density after each round."""
-        method, scope = (
-            pruning_method(options.get("criterion", "magnitude")),
-            parse_scope(options.get("scope", "layer")),
-        )
+        method = pruning_method(options.get("criterion", "magnitude"))
+        scope = parse_scope(options.get("scope", "layer"))
         patterns = {name: options[name] for name in ("include", "exclude", "strict") if name in options}
         selection = select_weights(model, method, scope, **patterns)
         scope.check(shapes_of(selection.weights), self.densities)

@@ -141,13 +141,9 @@ def has_forward_of_torch(module: nn.Module) -> bool:
     """Whether the forward of a module, and the methods that it calls, are those of torch.nn."""
     if {"forward", "_conv_forward"} & set(vars(module)):
         return False
-    for method in ("forward", "_conv_forward"):
-        definition = next((vars(kind)[method] for kind in type(module).__mro__ if method in vars(kind)), None)
-        if definition is not None and not getattr(definition, "__module__", "").startswith(
-            "torch.nn.modules."
-        ):
-            return False
-    return True
+    definitions = [getattr(type(module), method, None) for method in ("forward", "_conv_forward")]
+    modules = [getattr(definition, "__module__", "") for definition in definitions if definition is not None]
+    return all(name.startswith("torch.nn.modules.") for name in modules)
 
 
 def _responses_of_one_weight(module: nn.Module) -> Tensor:

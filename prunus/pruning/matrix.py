@@ -87,9 +87,8 @@ def im2col_batches(module: nn.Module, inputs: Tensor) -> Iterator[Tensor]:
 
 def _unfold_depth(inputs: Tensor, kernel: int, stride: int, dilation: int) -> Tensor:
     """[B, C, D, H, W] -> [B · D', C · kernel, H, W], the planes that one position of the output sees as channels."""
-    windows = inputs.unfold(2, dilation * (kernel - 1) + 1, stride)[
-        ..., ::dilation
-    ]  # [B, C, D', H, W, kernel]
+    windows = inputs.unfold(2, dilation * (kernel - 1) + 1, stride)  # [B, C, D', H, W, span of the kernel]
+    windows = windows[..., ::dilation]
     return windows.permute(0, 2, 1, 5, 3, 4).flatten(2, 3).flatten(0, 1)
 
 
@@ -113,19 +112,14 @@ def conv2d_input_products(module: nn.Conv2d, inputs: Tensor) -> Iterator[tuple[T
     (height, width), (step_y, step_x), (gap_y, gap_x) = module.kernel_size, module.stride, module.dilation
     groups, channels = module.groups, module.in_channels // module.groups
     padded = _padded(module, inputs if inputs.dim() == 4 else inputs.unsqueeze(0))
-    out_y, out_x = (
-        (size - gap * (kernel - 1) - 1) // step + 1
-        for size, gap, kernel, step in zip(
-            padded.shape[2:], module.dilation, module.kernel_size, module.stride, strict=True
-        )
-    )
+    out_y = (padded.shape[2] - gap_y * (height - 1) - 1) // step_y + 1
+    out_x = (padded.shape[3] - gap_x * (width - 1) - 1) // step_x + 1
     if out_y < 1 or out_x < 1:
         return  # the layer's own error says more
     last_x, last_y, size = step_x * (out_x - 1) + 1, step_y * (out_y - 1) + 1, width * channels
     for part in torch.split(padded, max(1, MAX_UNFOLDED // (padded[0].numel() * width))):
-        images = (
-            part.reshape(len(part), groups, channels, *part.shape[2:]).permute(1, 3, 0, 4, 2).contiguous()
-        )  # [G, H, B, W, C]
+        images = part.reshape(len(part), groups, channels, *part.shape[2:])
+        images = images.permute(1, 3, 0, 4, 2).contiguous()  # [G, H, B, W, C]
         shifted = [images[:, :, :, x * gap_x : x * gap_x + last_x : step_x] for x in range(width)]
         rows = torch.cat(shifted, -1).flatten(2, 3)  # [G, H, B · W', K · C]
         total = part.new_zeros(groups, height, size, height, size, dtype=torch.float64)

@@ -41,8 +41,6 @@ from prunus.pruning.statistics import (
 )
 from prunus.pruning.views import LayerView
 from prunus.registry import import_object, lookup
-from prunus.training.losses import Loss, LossFunction
-from prunus.training.outputs import Forward
 from prunus.types import MaskDict, Params, Scores
 
 
@@ -111,31 +109,24 @@ class CriterionMethod(PruningMethod):
         self,
         model: nn.Module | None = None,
         calibration: Calibration | None = None,
-        *,
-        seed: int = 0,
-        initial: Params | None = None,
-        forward: Forward | None = None,
-        loss: str | Loss | LossFunction | None = None,
+        **options: Any,
     ) -> Examine:
         """The function (weights, masks) -> CriterionState; it collects the statistics at these weights.
 
         Args:
             model: The network, for criteria that need examples.
             calibration: The examples, all of which are used, in any form.
-            seed: Seed of a random criterion.
-            initial: The weights that training started from, for criteria that need them.
-            forward: (model, batch) -> outputs; None: the model is called with the inputs.
-            loss: As for `collect`.
+            options: Other arguments of `collect`: seed, initial, forward, loss.
 
         Returns:
             The function; it raises what `collect` and the criterion raise.
         """
 
         def examine(weights: Params, masks: MaskDict) -> CriterionState:
+            network = nn.Identity() if model is None else model
             statistics = collect(
-                nn.Identity() if model is None else model, weights, self.criterion.requires, calibration,
-                initial=initial, masks=masks, forward=forward, loss=loss, seed=seed,
-            )  # fmt: skip
+                network, weights, self.criterion.requires, calibration, masks=masks, **options
+            )
             return CriterionState(
                 weights=weights, masks=masks, criterion=self.criterion, statistics=statistics
             )

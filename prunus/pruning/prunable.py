@@ -1,20 +1,16 @@
 """Which weights of a model may be pruned, and why the others are not.
 
-    Linear, Bilinear, convolutions of any kind, Conv1D of transformers     weight
-    MultiheadAttention                                                     in_proj_weight, or q_, k_ and v_proj_weight
-    LSTM, GRU, RNN and their cells                                         weight_ih*, weight_hh*, weight_hr*
-    a layer whose weight is computed (`computed_weights`)                  the parameter whose zeros are the weight's
-
-Any other parameter, such as an embedding or a parameter of your own, is pruned where `include` asks for it. Biases and
+The weights of linear, convolutional, recurrent and attention layers may be pruned (see `weight_layers`). Any other
+parameter, such as an embedding or a parameter of your own, is pruned where `include` asks for it. Biases and
 normalization layers are not, unless their exact name is included. A tensor with several names is pruned once, under its
 first name. A parameter that is frozen (requires_grad=False) may be pruned like any other: exclude it to keep it.
 """
 
-import sys
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,89 +18,18 @@ from torch.nn.parameter import is_lazy
 
 from prunus.errors import ModelError, NoPrunableWeightsError, NotPrunedWarning, TiedWeightsError
 from prunus.modules import check_module
-from prunus.pruning.computed_weights import ComputedWeight, computed_weights
 from prunus.pruning.layer_checks import why_zeros_may_not_hold
 from prunus.pruning.shared_memory import names_by_tensor, overlaps_itself
-from prunus.types import MaskDict, Params
+from prunus.pruning.weight_layers import CONVOLUTIONS, LINEAR, WeightLayer, weight_layers
+from prunus.types import Params
 
-LINEAR = (nn.Linear, nn.Bilinear)
-CONVOLUTIONS = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
 NORMS = (
     nn.modules.batchnorm._NormBase,  # BatchNorm and InstanceNorm of every dimension
     nn.LayerNorm,
     nn.GroupNorm,
     nn.RMSNorm,
 )
-ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-@dataclass(frozen=True)
-class WeightLayer:
-    """The layer of a prunable weight."""
-
-    module: nn.Module
-    attribute: str
-    """The name of the weight in the layer, such as "weight"."""
-    kind: str
-    """"linear" or "conv"."""
-    computed: ComputedWeight | None
-    """Where the layer computes the weight from the parameter."""
-
-
-def weight_layers(model: nn.Module) -> dict[str, WeightLayer]:
-    """The layer of every weight that is pruned unless it is excluded, by the name of its parameter.
-
-    Args:
-        model: Any module.
-
-    Returns:
-        All names of a parameter that has several are keys.
-    """
-    layers = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        computed = {weight.attribute: weight for weight in computed_weights(module)}
-        for attribute in _weight_attributes(module):
-            parameter = computed[attribute].parameter if attribute in computed else attribute
-            kind = "conv" if isinstance(module, CONVOLUTIONS) else "linear"
-            layers[f"{path}.{parameter}".lstrip(".")] = WeightLayer(
-                module, attribute, kind, computed.get(attribute)
-            )
-    return layers
-
-
-def _weight_attributes(module: nn.Module) -> Iterator[str]:
-    """The names of the weights of a layer that are pruned by default."""
-    if isinstance(module, LINEAR + CONVOLUTIONS) or is_transformers_conv1d(module):
-        yield "weight"
-    elif isinstance(module, nn.MultiheadAttention):
-        yield from (name for name in ATTENTION_WEIGHTS if getattr(module, name) is not None)
-    elif isinstance(module, nn.RNNBase):
-        yield from (name for name in module._flat_weights_names if name.startswith("weight_"))
-    elif isinstance(module, nn.RNNCellBase):
-        yield from ("weight_ih", "weight_hh")
-
-
-def is_transformers_conv1d(module: nn.Module) -> bool:
-    """Whether a module is the Conv1D of Hugging Face transformers, a Linear whose weight is [I, O]."""
-    transformers = sys.modules.get("transformers.pytorch_utils")  # not imported here: it takes seconds
-    return transformers is not None and isinstance(module, transformers.Conv1D)
-
-
-def layer_kinds(model: nn.Module) -> dict[str, str]:
-    """The kind, "linear" or "conv", of every weight that is pruned unless it is excluded, by parameter name.
-
-    >>> layer_kinds(nn.Sequential(nn.Conv2d(1, 2, 3), nn.LSTM(2, 2)))
-    {'0.weight': 'conv', '1.weight_ih_l0': 'linear', '1.weight_hh_l0': 'linear'}
-    """
-    return {name: layer.kind for name, layer in weight_layers(model).items()}
 
 
 def prunable_weights(
@@ -150,31 +75,6 @@ def prunable_weights(
             stacklevel=1,  # so that a command that asks several times warns once
         )
     return selection.weights
-
-
-def masks_of_torch(model: nn.Module, weights: Params) -> MaskDict | None:
-    """The masks that torch.nn.utils.prune has set on `weights`; None where it has set none.
-
-    Args:
-        model: Any module.
-        weights: `prunable_weights(model)`.
-
-    Returns:
-        {name: mask}, all True for a weight without a mask.
-
-    >>> layer = torch.nn.utils.prune.l1_unstructured(nn.Linear(2, 1), "weight", amount=1)
-    >>> int(masks_of_torch(layer, prunable_weights(layer))["weight_orig"].sum())
-    1
-    """
-    layers = weight_layers(model)
-    masks = {
-        name: layer.computed.mask
-        for name in weights
-        if (layer := layers.get(name)) and layer.computed and layer.computed.mask is not None
-    }
-    if not masks:
-        return None
-    return {n: masks[n] if n in masks else torch.ones_like(w, dtype=torch.bool) for n, w in weights.items()}
 
 
 def skipped_parameters(
@@ -225,8 +125,7 @@ def describe_skipped(model: nn.Module, skipped: Mapping[str, str]) -> str:
     >>> describe_skipped(model, skipped_parameters(model))
     '20.0 % of all parameters (2 of 10) were not pruned: bias (bias).'
     """
-    sizes = _sizes(model)
-    total, left_out = sum(sizes.values()), sum(sizes.get(name, 0) for name in skipped)
+    total, left_out, _ = coverage(model, skipped).values()
     if not left_out:
         return f"All {total:,} parameters are prunable."
     return (
@@ -235,7 +134,7 @@ def describe_skipped(model: nn.Module, skipped: Mapping[str, str]) -> str:
     )
 
 
-def coverage(model: nn.Module, skipped: Mapping[str, str]) -> dict[str, object]:
+def coverage(model: nn.Module, skipped: Mapping[str, str]) -> dict[str, Any]:
     """The content of `describe_skipped` for JSON: the parameters of `model`, how many were not pruned, and why.
 
     Args:
@@ -249,14 +148,9 @@ def coverage(model: nn.Module, skipped: Mapping[str, str]) -> dict[str, object]:
     >>> coverage(model, skipped_parameters(model))
     {'parameters': 10, 'not_pruned': 2, 'reasons': {'bias': 'bias'}}
     """
-    sizes = _sizes(model)
+    sizes = {name: 0 if is_lazy(tensor) else tensor.numel() for name, tensor in model.named_parameters()}
     left_out = sum(sizes.get(name, 0) for name in skipped)
     return {"parameters": sum(sizes.values()), "not_pruned": left_out, "reasons": dict(skipped)}
-
-
-def _sizes(model: nn.Module) -> dict[str, int]:
-    """The number of entries of each parameter; 0 where it has no values yet."""
-    return {name: 0 if is_lazy(tensor) else tensor.numel() for name, tensor in model.named_parameters()}
 
 
 def grouped_by_reason(skipped: Mapping[str, str]) -> str:
@@ -286,7 +180,6 @@ class _Selection:
     matrices: list[str]
     """Those of the skipped that are weight matrices and that the patterns choose."""
     parameters: Params
-    layers: dict[str, WeightLayer]
 
 
 def _select(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> _Selection:
@@ -306,24 +199,23 @@ def _select(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) ->
     for name, parameter in model.named_parameters():
         names = [twin for twin in shared_names[id(parameter)] if parameters[twin] is parameter]
         excluded = _why_excluded(name, shared_names[id(parameter)], exclude)
-        layer_name = next((twin for twin in names if twin in layers), None)
+        layer = next((layers[twin] for twin in names if twin in layers), None)
         included = any(_selects(pattern, twin, parameter, layers) for pattern in include for twin in names)
         reason = _why_not_prunable(parameter)
         if reason is None and included and not excluded:
             _check_initialized(name, parameter)
-            reason = None if layer_name is None else _why_zeros_are_lost(layers[layer_name])
+            reason = _why_zeros_are_lost(layer) if layer else None
             if reason is None:
                 weights[name] = parameter
                 continue
-        is_matched = any(_matches(twin, [pattern]) for pattern in include for twin in names)
-        default, is_matrix = _describe(name, parameter, owners, layer_name is not None)
-        if layer_name is None and not (is_matrix and excluded):
+        default, is_matrix = _describe(name, parameter, owners, layer is not None)
+        if layer is None and not (is_matrix and excluded):
             skipped[name] = reason or default
         else:
             skipped[name] = excluded or reason or "not included"
-        if is_matrix and is_matched and not excluded:
+        if is_matrix and not excluded and any(_matches(twin, include) for twin in names):
             matrices.append(name)
-    return _Selection(weights, skipped, matrices, parameters, layers)
+    return _Selection(weights, skipped, matrices, parameters)
 
 
 def _selects(pattern: str, name: str, parameter: Tensor, layers: Mapping[str, WeightLayer]) -> bool:

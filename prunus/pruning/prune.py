@@ -3,8 +3,9 @@
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, Unpack
 
 import torch
 from torch import nn
@@ -14,12 +15,13 @@ from prunus.errors import DensityError, NoEffectWarning, StatisticsError
 from prunus.masks import Masks, all_kept, apply_masks, mask_density
 from prunus.modules import check_initialized
 from prunus.pruning.methods import CriterionMethod, pruning_method
+from prunus.pruning.obs.blocks import hessians_by_block
 from prunus.pruning.obs.densities import allocate_densities, error_curves, relative_error_curves
 from prunus.pruning.obs.exact_obs import ExactObs
+from prunus.pruning.obs.layer_inputs import PassOptions
 from prunus.pruning.obs.layer_method import LayerMethod
 from prunus.pruning.obs.method import LossMethod, PruningMethod
 from prunus.pruning.obs.refit import refit as fit_kept_weights
-from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.prune_report import PruneReport, make_report
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.scopes import Global, Layer, Scope, parse_scope, shapes_of
@@ -120,21 +122,24 @@ def prune(
     weights, within = selection.weights, selection.within
     seeds = derive_seed(seed, "prune"), derive_seed(seed, "ties")
     examples, measured = _select_examples(calibration, method.num_examples, seeds[0])
-    _check_options(method, densities, examples, refit, recalibrate, forward, loss)
+    options = {"densities='error_curves'": densities, "refit=True": refit, "recalibrate=True": recalibrate}
+    _check_options(method, {**options, "forward": forward}, examples, loss)
     before = {name: weight.detach() for name, weight in weights.items()}
     if not isinstance(method, LayerMethod):  # a function or a method of the user may write over them
         before = {name: weight.clone() for name, weight in before.items()}
+    passing: PassOptions = {"forward": forward, "progress": progress}
     start = time.perf_counter()
     if densities == "error_curves" and examples is not None:
-        density = densities_from_error_curves(
-            model, before, density, examples, within=within, forward=forward, progress=progress
-        )
+        density = densities_from_error_curves(model, before, density, examples, within=within, **passing)
     result = method.prune(
         model, before, density, scope, examples,
         within=within, seeds=seeds, forward=forward, loss=loss, progress=progress,
     )  # fmt: skip
     if refit and examples is not None:
-        result = _refit(model, before, result, examples, forward, progress)
+        unknown = why_no_layer_inputs(model, before)
+        known = {name: weight for name, weight in before.items() if name not in unknown}
+        if known:
+            result = fit_kept_weights(model, known, result, examples, **passing)
     seconds = time.perf_counter() - start
     if mask_density(result.masks) == 1.0:
         warnings.warn("Every weight is kept, so nothing is pruned.", NoEffectWarning, stacklevel=2)
@@ -142,10 +147,10 @@ def prune(
     num_recalibrated = 0
     if recalibrate and examples is not None:
         num_recalibrated = recalibrate_batchnorm(trial, examples, forward=forward, progress=progress)
+    collect = None if measured is None else partial(hessians_by_block, inputs=measured, **passing)
     report = make_report(
-        model, before, result, measured, selection.skipped,
-        num_recalibrated=num_recalibrated, seconds=seconds, forward=forward, progress=progress,
-    )  # fmt: skip
+        model, before, result, selection.skipped, collect, num_recalibrated=num_recalibrated, seconds=seconds
+    )
     masks = Masks(model, result.masks)  # what it refuses is refused before the model is changed
     set_weights(model, result.weights)
     _copy_buffers(trial, model)
@@ -190,8 +195,7 @@ def densities_from_error_curves(
     calibration: Calibration,
     *,
     within: MaskDict | None = None,
-    forward: Forward | None = None,
-    progress: Progress | None = None,
+    **options: Unpack[PassOptions],
 ) -> dict[str, float]:
     """The density of each layer for which the output errors that ExactOBS predicts add up to as little as possible.
 
@@ -203,8 +207,7 @@ def densities_from_error_curves(
         density: Of all layers together; one number.
         calibration: Examples in any form.
         within: Earlier masks.
-        forward: (model, batch) -> outputs; None: the model is called with the inputs.
-        progress: Called after each step of long work.
+        options: See `PassOptions`; progress is reported while rows are scored too.
 
     Returns:
         {name: density}; all layers together keep at most `density`.
@@ -219,8 +222,7 @@ def densities_from_error_curves(
         )
     view = layer_view(model, weights)
     viewed, masks = view.weights(weights), view.to_view(within or all_kept(weights))
-    examine = ExactObs().examiner(view.model, calibration, forward=forward, progress=progress)
-    state = examine(apply_masks(viewed, masks), masks)
+    state = ExactObs().examiner(view.model, calibration, **options)(apply_masks(viewed, masks), masks)
     curves = relative_error_curves(error_curves(state.scores(), state.masks), state.hessians, viewed)
     allocated = allocate_densities(curves, numel_by_name(viewed), density)
     return {view.model_names[name]: value for name, value in allocated.items()}
@@ -240,21 +242,12 @@ def _select_examples(
 
 def _check_options(
     method: PruningMethod,
-    densities: str | None,
+    options: Mapping[str, object],
     examples: Examples | None,
-    refit: bool,
-    recalibrate: bool,
-    forward: Forward | None,
     loss: str | Loss | LossFunction | None,
 ) -> None:
-    """Raise StatisticsError where examples are missing, or an option would have no effect."""
-    users = {
-        f"the method ({method.summary})": method.needs_examples,
-        "densities='error_curves'": densities is not None,
-        "refit=True": refit,
-        "recalibrate=True": recalibrate,
-        "forward": forward is not None,
-    }
+    """Raise StatisticsError where one of the `options` lacks examples, or a loss would have no effect."""
+    users = {f"the method ({method.summary})": method.needs_examples, **options}
     for user, needs in users.items():
         if needs and examples is None:
             raise StatisticsError(f"Expected calibration examples for {user}, got none; pass calibration=...")
@@ -262,27 +255,6 @@ def _check_options(
         raise StatisticsError(
             f"Expected no loss, as none is differentiated, got {loss!r}; leave it out: {method.summary}"
         )
-
-
-def _refit(
-    model: nn.Module,
-    before: Params,
-    result: PruneResult,
-    examples: Examples,
-    forward: Forward | None,
-    progress: Progress | None,
-) -> PruneResult:
-    """The result with refitted weights in the layers whose output error is known."""
-    unknown = why_no_layer_inputs(model, before)
-    known = {name: weight for name, weight in before.items() if name not in unknown}
-    if not known:
-        return result
-    weights, masks = ({name: part[name] for name in known} for part in (result.weights, result.masks))
-    known_result = replace(result, weights=weights, masks=masks)
-    fitted = fit_kept_weights(model, known, known_result, examples, forward=forward, progress=progress)
-    return replace(
-        fitted, weights={**result.weights, **fitted.weights}, masks={**result.masks, **fitted.masks}
-    )
 
 
 def uses_loss(method: PruningMethod) -> bool:

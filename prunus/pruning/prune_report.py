@@ -1,21 +1,22 @@
 """The report of `prunus.prune`: one row per layer, with the error of its output before and after the update."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 import torch
 from torch import nn
 
-from prunus.data.examples import Examples
 from prunus.errors import ModelError, StatisticsError
 from prunus.masks import mask_density
-from prunus.pruning.obs.blocks import hessians_by_block
-from prunus.pruning.obs.hessian import LayerHessian, relative_output_errors
+from prunus.pruning.obs.hessian import LayerHessian
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.prunable import coverage, describe_skipped
 from prunus.pruning.views import layer_view, why_no_layer_inputs
-from prunus.training.outputs import Forward
-from prunus.types import Params, Progress
+from prunus.types import Params
+
+CollectHessians = Callable[[nn.Module, Params], Iterator[dict[str, LayerHessian]]]
+"""(model, weights) -> the Hessians of some layers at a time."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,11 @@ def make_report(
     model: nn.Module,
     before: Params,
     result: PruneResult,
-    examples: Examples | None,
     skipped: Mapping[str, str],
+    collect: CollectHessians | None,
     *,
     num_recalibrated: int,
     seconds: float,
-    forward: Forward | None = None,
-    progress: Progress | None = None,
 ) -> PruneReport:
     """Measure the errors of the layers, and collect what pruning did.
 
@@ -117,27 +116,23 @@ def make_report(
         model: The network before pruning.
         before: Its weights, by name.
         result: The pruned weights.
-        examples: The examples to measure errors on; None: they are not measured.
         skipped: Why the other parameters were not pruned.
+        collect: `hessians_by_block` of the examples to measure errors on; None: they are not measured.
         num_recalibrated: BatchNorm layers whose statistics were estimated again.
         seconds: Of pruning.
-        forward: (model, batch) -> outputs; None: the model is called with the inputs.
-        progress: Called after each batch of inputs.
 
     Returns:
         The report.
     """
-    zeroed: Mapping[str, float] = {}
-    updated: Mapping[str, float] = {}
+    errors: dict[str, tuple[float, float]] = {}
     unmeasured: dict[str, str] = {}
-    if examples is not None:
-        zeroed, updated, unmeasured = _output_errors(model, before, result, examples, forward, progress)
+    if collect is not None:
+        errors, unmeasured = _output_errors(model, before, result, collect)
     rows = []
     for name, weight in before.items():
-        density = mask_density({name: result.masks[name]})
-        errors = zeroed.get(name), updated.get(name)
+        density, (zeroed, updated) = mask_density({name: result.masks[name]}), errors.get(name, (None, None))
         cost = result.seconds.get(name), result.dampings.get(name)
-        rows.append(LayerRow(name, tuple(weight.shape), density, *errors, *cost))
+        rows.append(LayerRow(name, tuple(weight.shape), density, zeroed, updated, *cost))
     return PruneReport(
         rows,
         mask_density(result.masks),
@@ -152,45 +147,35 @@ def make_report(
 
 
 def _output_errors(
-    model: nn.Module,
-    before: Params,
-    result: PruneResult,
-    examples: Examples,
-    forward: Forward | None,
-    progress: Progress | None,
-) -> tuple[dict[str, float], dict[str, float], dict[str, str]]:
+    model: nn.Module, before: Params, result: PruneResult, collect: CollectHessians
+) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
     """The relative errors with pruned weights at zero, and after the update; and why others are not measured."""
     unmeasured = why_no_layer_inputs(model, before)
     before = {name: weight for name, weight in before.items() if name not in unmeasured}
     if not before:
-        return {}, {}, unmeasured
+        return {}, unmeasured
     view = layer_view(model, before)
     viewed, names = view.weights(before), view.model_names
     masks, after = view.to_view(result.masks), view.to_view(result.weights)
-    zeroed: dict[str, float] = {}
-    updated: dict[str, float] = {}
-    for name, hessian in _hessians(view.model, viewed, examples, forward, progress, unmeasured, names):
-        if not hessian.error(viewed[name]):
-            continue  # the error of a layer whose output is zero has no relative size
-        bare = {name: torch.where(masks[name], viewed[name], 0.0)}
-        for errors, weights in ((zeroed, bare), (updated, after)):
-            errors[names[name]] = relative_output_errors({name: hessian}, viewed, weights)[name]
-    return zeroed, updated, unmeasured
+    errors: dict[str, tuple[float, float]] = {}
+    for name, hessian in _hessians(partial(collect, view.model), viewed, unmeasured, names):
+        size, weight = hessian.error(viewed[name]), viewed[name].detach()
+        if size:  # the error of a layer whose output is zero has no relative size
+            zeroed = hessian.error(torch.where(masks[name], weight, 0.0) - weight) / size
+            errors[names[name]] = zeroed, hessian.error(after[name].detach() - weight) / size
+    return errors, unmeasured
 
 
 def _hessians(
-    model: nn.Module,
+    collect: Callable[[Params], Iterator[dict[str, LayerHessian]]],
     weights: Params,
-    examples: Examples,
-    forward: Forward | None,
-    progress: Progress | None,
     failed: dict[str, str],
     names: Mapping[str, str],
 ) -> Iterator[tuple[str, LayerHessian]]:
     """The Hessians of the layers, by block or else one by one; `failed` is given why others have none, by `names`."""
     remaining = dict(weights)
     try:
-        for part in hessians_by_block(model, weights, examples, forward=forward, progress=progress):
+        for part in collect(weights):
             for name, hessian in part.items():
                 del remaining[name]
                 yield name, hessian
@@ -199,7 +184,7 @@ def _hessians(
             failed |= {names[name]: str(error) for name in weights}
             return
         for name, weight in remaining.items():
-            yield from _hessians(model, {name: weight}, examples, forward, progress, failed, names)
+            yield from _hessians(collect, {name: weight}, failed, names)
 
 
 def _percent(error: float | None) -> str:

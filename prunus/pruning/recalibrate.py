@@ -28,6 +28,7 @@ from prunus.errors import NoEffectWarning, StatisticsError
 from prunus.modules import check_module
 from prunus.pruning.calibration_checks import check_finite_inputs, run_forward
 from prunus.pruning.masks import check_finite
+from prunus.pruning.progress import tracked
 from prunus.training.modes import eval_mode
 from prunus.training.outputs import Forward, call_model
 from prunus.types import Progress
@@ -112,10 +113,8 @@ def _collect_moments(
                 norm.training, norm.track_running_stats = True, False
                 hook = all_moments[name].pre_hook
                 stack.enter_context(norm.register_forward_pre_hook(hook, with_kwargs=True))
-        for number, batch in enumerate(batches if all_moments else (), start=1):
+        for batch in tracked(batches if all_moments else [], "batches of the BatchNorm statistics", progress):
             run_forward(model, batch, partial(call_model, model, forward=forward))
-            if progress:
-                progress("batches of the BatchNorm statistics", number, len(batches))
     return {name: moments for name, moments in all_moments.items() if moments.n}, len(batches)
 
 

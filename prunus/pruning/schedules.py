@@ -9,7 +9,7 @@ layer_by_layer    d_t[l] = d[l] for the layers up to t, 1 for the others
 from collections.abc import Callable, Mapping, Sequence
 
 from prunus.errors import DensityError
-from prunus.pruning.density import check_density
+from prunus.pruning.density import check_densities
 from prunus.registry import call_user_function, lookup
 from prunus.types import Density
 
@@ -106,8 +106,7 @@ def layer_by_layer(target: Density, rounds: int = 0) -> list[Density]:
         raise DensityError(
             f"Expected {len(target)} rounds for layer_by_layer, one for each of {list(target)}, got {rounds} rounds."
         )
-    for name, density in target.items():
-        check_density(density, repr(name))
+    check_densities(target)
     names = list(target)
     return [
         {name: target[name] if place <= done else 1.0 for place, name in enumerate(names)}
@@ -150,8 +149,7 @@ def densities_of(schedule: str | Schedule, target: Density, rounds: int) -> list
             f"after each round, got {densities!r}; correct the function."
         )
     for density in densities:
-        for name, value in (density if isinstance(density, Mapping) else {"all weights": density}).items():
-            check_density(value, name)
+        check_densities(density)
     return list(densities)
 
 
@@ -159,10 +157,8 @@ def _densities(target: Density, rounds: int, curve: Callable[[float, float], flo
     """`curve(target, t)` at t = 1/rounds, ..., 1; the last is the target itself, bit for bit."""
     if rounds < 1 or rounds != int(rounds):
         raise DensityError(f"Expected a number of rounds of at least 1, an integer, got {rounds!r} rounds.")
+    check_densities(target)
     if not isinstance(target, Mapping):
-        check_density(target)
         return [*(curve(target, t / rounds) for t in range(1, rounds)), target]
-    for name, density in target.items():
-        check_density(density, repr(name))
     steps = [{name: curve(d, t / rounds) for name, d in target.items()} for t in range(1, rounds)]
     return [*steps, dict(target)]

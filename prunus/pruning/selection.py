@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from prunus.errors import DensityError, ModelError, NotPrunedWarning, PrunusError
+from prunus.errors import DensityError, ModelError, NotPrunedWarning
 from prunus.masks import check_boolean, check_masks
 from prunus.pruning.obs.method import PruningMethod
-from prunus.pruning.prunable import grouped_by_reason, masks_of_torch, prunable_weights, skipped_parameters
+from prunus.pruning.prunable import grouped_by_reason, prunable_weights, skipped_parameters
 from prunus.pruning.scopes import Scope
-from prunus.pruning.views import LayerView, layer_view, why_no_layer_inputs
+from prunus.pruning.views import LayerView, why_no_layer_inputs
+from prunus.pruning.weight_layers import masks_of_torch
 from prunus.types import Density, MaskDict, Params
 
 
@@ -40,10 +41,8 @@ class PruneSelection:
             DensityError: The density cannot be reached.
             ModelError: The method cannot prune this many weights together.
         """
-        try:
+        with self.view.names_of_model():
             method.check(self.view.to_view(self.weights), self.view.density(density), scope)
-        except PrunusError as error:
-            raise self.view.with_model_names(error) from error
 
 
 def select_weights(
@@ -98,13 +97,13 @@ def select_weights(
                 "or gradients alone, such as magnitude."
             )
     weights = {name: weight for name, weight in weights.items() if name not in reasons}
-    view = _view(model, weights, method, scope)
+    view = method.view(model, weights, scope)
     if not strict:
         for name, weight in view.to_view(weights).items():
             if why := scope.why_unfit(tuple(weight.shape)):
                 reasons[view.model_names[name]] = why
         weights = {name: weight for name, weight in weights.items() if name not in reasons}
-        view = _view(model, weights, method, scope)
+        view = method.view(model, weights, scope)
     if reasons and not weights:
         error = DensityError if any(scope.name in reason for reason in reasons.values()) else ModelError
         raise error(
@@ -129,7 +128,3 @@ def select_weights(
             for name, mask in earlier.items()
         }
     return PruneSelection(weights, skipped, within if earlier is None else earlier, view)
-
-
-def _view(model: nn.Module, weights: Params, method: PruningMethod, scope: Scope) -> LayerView:
-    return layer_view(model, weights, only_computed=not (method.uses_layer_inputs or scope.is_pattern))

@@ -6,6 +6,7 @@ Source: Han et al. 2015, Figure 6, from whose curves the thresholds of the layer
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from torch import nn
@@ -15,6 +16,7 @@ from prunus.errors import DensityError
 from prunus.masks import apply_masks
 from prunus.modules import check_initialized
 from prunus.pruning.criteria import CRITERIA
+from prunus.pruning.progress import tracked
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Layer
 from prunus.pruning.statistics import Criterion, Statistics, as_criterion, collect
@@ -95,21 +97,18 @@ def sensitivity(
     examples = None if calibration is None else sample_examples(calibration, DEFAULT_NUM_EXAMPLES, seed)
     options: dict[str, Any] = {"forward": forward, "loss": loss}
     weights = prunable_weights(trial, include, exclude)
-    curves: Curves = {}
-    for name, weight in weights.items():
-        original = weight.detach().clone()
-        statistics = collect(trial, {name: original}, scored.requires, examples, seed=seed, **options)
-        scores = scored(statistics)
-        curves[name] = []
-        for density in sorted(densities, reverse=True):
-            masks = Layer().select(scores, density, seed=seed)
-            weight.data.copy_(apply_masks({name: original}, masks)[name])
-            result = evaluate(trial, data, metric=metric, **options)
-            curves[name].append(SensitivityPoint(density, result.accuracy, result.loss, result.metric))
-            if progress:
-                done = (len(curves) - 1) * len(densities) + len(curves[name])
-                progress("densities of layers evaluated", done, len(weights) * len(densities))
-        weight.data.copy_(original)
+    originals = {name: weight.detach().clone() for name, weight in weights.items()}
+    curves: Curves = {name: [] for name in weights}
+    steps = list(product(weights, sorted(densities, reverse=True)))
+    for name, density in tracked(steps, "densities of layers evaluated", progress):
+        original = {name: originals[name]}
+        if not curves[name]:
+            scores = scored(collect(trial, original, scored.requires, examples, seed=seed, **options))
+        masks = Layer().select(scores, density, seed=seed)
+        weights[name].data.copy_(apply_masks(original, masks)[name])
+        result = evaluate(trial, data, metric=metric, **options)
+        weights[name].data.copy_(originals[name])
+        curves[name].append(SensitivityPoint(density, result.accuracy, result.loss, result.metric))
     return curves
 
 

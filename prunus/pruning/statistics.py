@@ -19,11 +19,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from prunus.data.examples import Calibration, Examples, as_examples, map_tensors
+from prunus.data.examples import Batch, Calibration, Examples, as_examples, map_tensors
 from prunus.errors import StatisticsError
 from prunus.masks import all_kept
 from prunus.modules import check_initialized
-from prunus.pruning.calibration_checks import check_nonzero, constant_error, run_forward, unreached_error
+from prunus.pruning.calibration_checks import check_nonzero, check_reached, run_forward
 from prunus.pruning.obs.diagonals import levenberg_marquardt
 from prunus.pruning.obs.layer_inputs import input_norms
 from prunus.pruning.obs.objective import Objective, check_parameters, make_objective
@@ -258,20 +258,12 @@ def collect(
         check_initialized(model)
         if name == "input_norms":
             collected[name] = input_norms(model, weights, examples, forward=forward)
-            continue
-        if name == "output_sum_gradients":
-            collected[name] = _output_sum_gradients(
-                model, weights, examples, forward, masks or all_kept(weights)
-            )
-            continue
-        objective = make_objective(model, weights, examples, loss=loss, forward=forward)
-        match name:
-            case "gradients":
-                collected[name] = _gradients(objective.error, objective.weights)
-            case "hessian_gradients":
-                collected[name] = _hessian_gradients(objective)
-            case _:
-                collected[name] = levenberg_marquardt(objective, seed=seed)
+        elif name == "output_sum_gradients":
+            remaining = masks or all_kept(weights)
+            collected[name] = _output_sum_gradients(model, weights, examples, forward, remaining)
+        else:
+            objective = make_objective(model, weights, examples, loss=loss, forward=forward)
+            collected[name] = LOSS_STATISTICS[name](objective)
     return Statistics(weights, seed, masks, **collected)
 
 
@@ -283,6 +275,13 @@ def _hessian_gradients(objective: Objective) -> Params:
     # Where all gradients are constant in a weight, it is not a part of the product: its curvature is zero.
     products = torch.autograd.grad(product, list(leaves.values()), materialize_grads=True)
     return dict(zip(leaves, products, strict=True))
+
+
+LOSS_STATISTICS: dict[str, Callable[[Objective], Params]] = {
+    "gradients": lambda objective: _gradients(objective.error, objective.weights),
+    "hessian_gradients": _hessian_gradients,
+    "hessian_diagonal": levenberg_marquardt,
+}
 
 
 def _output_sum_gradients(
@@ -299,25 +298,18 @@ def _output_sum_gradients(
     )
     frozen = copied(model).double().eval().requires_grad_(False)
     objective = Objective(frozen, magnitudes, Examples(first).to(torch.float64), None, forward)
-    batch = objective.examples.batch
 
-    def output_sum(leaves: Params) -> Tensor:
-        return run_forward(model, batch, lambda batch: objective.outputs(leaves, batch)).sum()
+    def output_sum(leaves: Params, batch: Batch) -> Tensor:
+        return run_forward(model, batch, partial(objective.outputs, leaves)).sum()
 
-    return _gradients(output_sum, magnitudes)
+    check_reached(output_sum, magnitudes, objective.examples)
+    return _gradients(partial(output_sum, batch=objective.examples.batch), magnitudes)
 
 
 def _gradients(function: Callable[[Params], Tensor], weights: Params) -> Params:
-    """The derivatives of `function`. StatisticsError where it depends on no weight, ModelError where not on all."""
+    """The derivatives of a function of which `check_reached` has found that it depends on all weights."""
     leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
-    value = function(leaves)
-    if not value.requires_grad:
-        raise constant_error(weights)
-    gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
-    for name, gradient in zip(leaves, gradients, strict=True):
-        if gradient is None:
-            raise unreached_error(name)
-    return dict(zip(leaves, gradients, strict=True))
+    return dict(zip(leaves, torch.autograd.grad(function(leaves), list(leaves.values())), strict=True))
 
 
 def _missing_error(statistic: str, criterion: str) -> StatisticsError:

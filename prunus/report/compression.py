@@ -22,7 +22,6 @@ from prunus.report.formatting import (
     format_bits,
     format_density,
     format_duration,
-    format_int,
     format_settings,
     pluralize,
 )
@@ -201,17 +200,17 @@ def tensor_rows(inspection: FileInspection) -> list[TensorRow]:
         fraction = f"{100 * size / original:.2f} %" if original else "–"
         percent_of_file = round(100 * size / inspection.file_bytes, 2)
         of_bits = (bits[0], bits[1]), (bits[2], bits[3])
-        return TensorRow(name, *texts, *of_bits, format_int(size), fraction, percent_of_file)
+        return TensorRow(name, *texts, *of_bits, f"{size:,}", fraction, percent_of_file)
 
     def row_of(layer: TensorStats) -> TensorRow:
         shape = " × ".join(map(str, layer.shape)) or "scalar"
-        values = format_int(layer.distinct) if layer.distinct is not None else "–"
-        texts = (shape, format_int(layer.weights), format_density(layer.density), values)
+        values = f"{layer.distinct:,}" if layer.distinct is not None else "–"
+        texts = (shape, f"{layer.weights:,}", format_density(layer.density), values)
         return row(layer.name, layer.bytes, layer.original_bytes, layer, texts)
 
     num_weights = sum(layer.weights for layer in inspection.layers)
     nonzero = sum(layer.nonzero for layer in inspection.layers)
-    counts = (format_int(num_weights), format_density(nonzero / num_weights)) if num_weights else ("", "")
+    counts = (f"{num_weights:,}", format_density(nonzero / num_weights)) if num_weights else ("", "")
     original = inspection.original_bytes
     return [
         *map(row_of, inspection.layers),

@@ -85,10 +85,8 @@ def weight_chart(compressed: Compressed, name: str) -> "Figure":
     """
     figure = new_figure(8.5, 2.4)
     before, after, centroids = figure.subplots(1, 3, sharex=True)
-    for axes, stage, title in (
-        (before, "dense", "before pruning"),
-        (after, "pruned", pruned_caption(compressed)),
-    ):
+    panels = (before, "dense", "before pruning"), (after, "pruned", pruned_caption(compressed))
+    for axes, stage, title in panels:
         histograms = next((each.histograms for each in compressed.stages if each.name == stage), {})
         edges, counts = histograms.get(name, ([0.0, 1.0], [0]))
         axes.stairs(counts, edges, fill=True, color=COLOR)
@@ -107,14 +105,12 @@ def _draw_centroids(axes: "Axes", compressed: Compressed, name: str) -> None:
     values = quantized.codebook.tolist() if quantized else []
     uses = quantized.codes.bincount(minlength=len(values)).tolist() if quantized else []
     # One path with gaps, which takes a tenth of the bytes of one path per stem.
-    stems = [
-        (x, y) for value, n in zip(values, uses, strict=True) for x, y in ((value, 0), (value, n), (nan, nan))
-    ]
-    width = 1.5 if len(values) <= 64 else 0.6
-    axes.plot([x for x, _ in stems], [y for _, y in stems], color=COLOR, linewidth=width)
-    caption = (
-        f"{pluralize(len(values), 'centroid')} for {pluralize(sum(uses), 'weight')}" if values else "no data"
-    )
+    xs = [x for value in values for x in (value, value, nan)]
+    ys = [y for number in uses for y in (0, number, nan)]
+    axes.plot(xs, ys, color=COLOR, linewidth=1.5 if len(values) <= 64 else 0.6)
+    caption = "no data"
+    if values:
+        caption = f"{pluralize(len(values), 'centroid')} for {pluralize(sum(uses), 'weight')}"
     axes.set_title(f"after quantization\n{caption}", fontsize=9)
     axes.set_ylabel("weights per centroid", fontsize=8)
 
@@ -131,23 +127,19 @@ def epoch_chart(compressed: Compressed) -> "Figure | None":
     errors = [dense.error, *(100 - epoch.validation_accuracy for _, epoch in epochs)]
     values = errors if has_classes else losses
     changes = [at for at in range(1, len(epochs)) if epochs[at][0] != epochs[at - 1][0]]
-    starts = [at for at, (_, epoch) in enumerate(epochs) if epoch.epoch == 1 and at not in changes]
     figure = new_figure(8.5, 3.2)
     axes = figure.add_subplot()
     axes.axhline(values[0], color=REFERENCE_COLOR, linestyle="--", linewidth=1, label="dense network")
-    for at in starts:
-        axes.axvline(at, color=REFERENCE_COLOR, linewidth=0.5, alpha=0.5)
+    for at, (_, epoch) in enumerate(epochs):
+        if epoch.epoch == 1 and at not in changes:
+            axes.axvline(at, color=REFERENCE_COLOR, linewidth=0.5, alpha=0.5)
     stages = list(dict.fromkeys(stage for stage, _ in epochs))
     for start, end in pairwise([0, *changes, len(epochs)]):
-        stage = epochs[start][0]
+        stage, x, y = epochs[start][0], range(start, end + 1), values[start : end + 1]
         color, label = PALETTE[stages.index(stage) % len(PALETTE)], STAGE_LABELS.get(stage, stage)
-        axes.plot(
-            range(start, end + 1), values[start : end + 1], "o-", markersize=3, color=color, label=label
-        )
-    axes.set(
-        xlabel="epochs since dense training",
-        ylabel="validation error (%)" if has_classes else "validation loss",
-    )
+        axes.plot(x, y, "o-", markersize=3, color=color, label=label)
+    quality = "validation error (%)" if has_classes else "validation loss"
+    axes.set(xlabel="epochs since dense training", ylabel=quality)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=8)
     return figure

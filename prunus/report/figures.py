@@ -52,13 +52,9 @@ def save_numbers(path: str | Path, drawing: FigureData) -> Path:
     return table
 
 
-def files_of(path: str | Path) -> tuple[Path, Path, Path, Path]:
+def files_of(path: str | Path) -> tuple[Path, ...]:
     """The four files of a figure: PNG, SVG, HTML and CSV."""
-    base = Path(path)
-    png, svg, page, table = (
-        base.with_name(f"{base.name}.{suffix}") for suffix in ("png", "svg", "html", "csv")
-    )
-    return png, svg, page, table
+    return tuple(Path(f"{path}.{suffix}") for suffix in ("png", "svg", "html", "csv"))
 
 
 def check_figure_libraries() -> None:
@@ -90,7 +86,7 @@ def check_figure_libraries() -> None:
             matplotlib.rcParams["backend"] = inherited
 
 
-def save_images(path: str | Path, drawing: FigureData) -> tuple[Path, Path, Path, Path]:
+def save_images(path: str | Path, drawing: FigureData) -> tuple[Path, ...]:
     """Write `path`.png, .svg and .html of a figure whose numbers are in `path`.csv.
 
     Args:
@@ -105,7 +101,7 @@ def save_images(path: str | Path, drawing: FigureData) -> tuple[Path, Path, Path
         OutputError: A file cannot be written.
     """
     check_curves(drawing.series)
-    png, svg, page, table = files_of(path)
+    files = png, svg, page, table = files_of(path)
     entries = len(drawing.series) + len(drawing.references)
     outside = entries > MAX_INSIDE_LEGEND
     with figure_style():
@@ -117,7 +113,7 @@ def save_images(path: str | Path, drawing: FigureData) -> tuple[Path, Path, Path
     write_atomic(png, to_png(figure))
     write_atomic(svg, as_svg.getvalue())
     write_atomic(page, render_with_script("figure.html", chart=chart(drawing, table.name)))
-    return png, svg, page, table
+    return files
 
 
 def figure_style() -> AbstractContextManager[None]:
@@ -138,11 +134,7 @@ def new_figure(width: float, height: float) -> "Figure":
 
     Returns:
         The figure, which no window shows.
-
-    Raises:
-        PrunusError: matplotlib is not installed.
     """
-    check_figure_libraries()
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")

@@ -10,15 +10,6 @@ UNSET = (None, "", "none", 0)
 """Values of fields that are left out."""
 
 
-def format_int(value: int) -> str:
-    """Format an integer with commas between thousands.
-
-    >>> format_int(1066440)
-    '1,066,440'
-    """
-    return f"{value:,}"
-
-
 def pluralize(number: int, unit: str) -> str:
     """Format a number with its unit in singular or plural.
 

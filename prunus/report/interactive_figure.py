@@ -6,8 +6,6 @@ numbers as a table and as CSV.
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from prunus.report.curve_styles import assign_styles
@@ -29,24 +27,8 @@ DASHES = {"-": "none", "--": "7 3", ":": "1.5 2.5"}
 """The SVG dash arrays of the line styles."""
 
 
-@dataclass(frozen=True)
-class Chart:
-    """A figure as the macro of `chart.html` expects it."""
-
-    figure: FigureData
-    curves: Sequence[Mapping[str, Any]]
-    """Curves and references as the script draws them."""
-    numbers: Sequence[Mapping[str, Any]]
-    csv: str
-    """The numbers as CSV."""
-    csv_name: str
-    """The name of the downloaded file."""
-    fallback_svg: str = ""
-    """The figure as SVG, shown where scripts are disabled; may be empty."""
-
-
-def chart(figure: FigureData, csv_name: str, svg: str = "") -> Chart:
-    """Return the chart of a figure, for a page that `render_with_script` makes.
+def chart(figure: FigureData, csv_name: str, svg: str = "") -> dict[str, Any]:
+    """Return what the macro of `chart.html` and the script need, for a page that `render_with_script` makes.
 
     Args:
         figure: The figure.
@@ -54,29 +36,25 @@ def chart(figure: FigureData, csv_name: str, svg: str = "") -> Chart:
         svg: The figure as SVG, shown where scripts are disabled; empty: there is none.
 
     Returns:
-        What the macro of `chart.html` and the script need.
+        The figure, its curves and references as the script draws them, and its numbers, also as CSV.
     """
     styles = assign_styles([curve.name for curve in figure.series])
-    curves: list[dict[str, Any]] = [
-        {
-            "name": curve.name,
-            "n": curve.n,
-            "color": styles[curve.name].color,
-            "shape": SHAPES[styles[curve.name].marker],
-            "dashes": DASHES[styles[curve.name].line],
-            "points": [
-                [*map(_finite, row), index in curve.failed]
-                for index, row in enumerate(zip(curve.x, curve.mean, curve.low, curve.high, strict=True))
-            ],
-        }
-        for curve in figure.series
-    ]
+    curves: list[dict[str, Any]] = []
+    for curve in figure.series:
+        color, marker, line = styles[curve.name]
+        points = [
+            [*map(_finite, row), index in curve.failed]
+            for index, row in enumerate(zip(curve.x, curve.mean, curve.low, curve.high, strict=True))
+        ]
+        style = {"color": color, "shape": SHAPES[marker], "dashes": DASHES[line]}
+        curves.append({"name": curve.name, "n": curve.n, **style, "points": points})
     for other in figure.references:
         points = [[_finite(x), _finite(y), None, None, False] for x, y in other.points]
         unmarked = {"n": None, "color": None, "shape": None, "dashes": "5 4"}
         curves.append({"name": other.name, **unmarked, "points": points})
     numbers = numbers_of(figure)
-    return Chart(figure, curves, numbers, to_csv(numbers), csv_name, svg)
+    csv = {"csv": to_csv(numbers), "csv_name": csv_name}
+    return {"figure": figure, "curves": curves, "numbers": numbers, **csv, "fallback_svg": svg}
 
 
 def render_with_script(template: str, **values: Any) -> str:

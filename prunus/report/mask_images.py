@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from prunus.compression.result import Compressed
-from prunus.pruning.prunable import layer_kinds
-from prunus.report.formatting import format_int, pluralize
+from prunus.pruning.weight_layers import layer_kinds
+from prunus.report.formatting import pluralize
 
 COLOR = bytes((0x8E, 0x3B, 0x76))
 MAX_LEVEL = 63
@@ -148,10 +148,10 @@ def draw_masks(compressed: Compressed) -> list[LayerImage]:
     for name, matrix in matrices.items():
         densities, block = _block_densities(matrix, max_side)
         levels = np.ceil(MAX_LEVEL * densities / (densities.max() or 1))
-        rows, columns = map(format_int, matrix.shape)
+        rows, columns = matrix.shape
         unit = "remaining weight" if block == (1, 1) else f"block of {block[0]} × {block[1]}"
         image = make_image(levels, f"mask of {name}", max_width=800, max_height=300, max_scale=8)
-        result.append(LayerImage(name, image, f"{rows} × {columns}, one dot per {unit}"))
+        result.append(LayerImage(name, image, f"{rows:,} × {columns:,}, one dot per {unit}"))
     return result
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).with_name("templates")
 FILTERS = {
-    "thousands": formatting.format_int,
+    "thousands": "{:,}".format,
     "density": formatting.format_density,
     "density_pair": formatting.format_density_pair,
     "ratio": formatting.format_ratio,

@@ -158,15 +158,10 @@ def append_rows(path: Path, rows: Sequence[Row], keys: Sequence[str]) -> None:
         StoreError: The file is damaged or cannot be written.
     """
     earlier, length = _read_rows(path)
-    positions = {_key(row, keys): position for position, row in enumerate(earlier) if _key(row, keys)}
-    if any(_key(row, keys) in positions for row in rows):
-        for row in rows:
-            position = positions.get(_key(row, keys))
-            if position is None:
-                earlier.append(row)
-            else:
-                earlier[position] = row
-        write_file(path, to_lines(path, earlier))
+    by_key = {_key(row, keys): row for row in earlier}
+    if any(_key(row, keys) in by_key for row in rows):
+        by_key |= {_key(row, keys): row for row in rows}  # a key that exists keeps its position
+        write_file(path, to_lines(path, [*by_key.values()]))
         return
     content = to_lines(path, rows)
     with store_errors(path), path.open("ab") as file:
@@ -234,5 +229,6 @@ def _parse(content: bytes) -> dict[str, Any] | None:
     return value
 
 
-def _key(row: Row, keys: Sequence[str]) -> tuple[Any, ...] | None:
-    return tuple(row[key] for key in keys) if keys and all(key in row for key in keys) else None
+def _key(row: Row, keys: Sequence[str]) -> object:
+    """Return the values of the keys; of a row that lacks one, an object that equals no other."""
+    return tuple(row[key] for key in keys) if all(key in row for key in keys) else object()

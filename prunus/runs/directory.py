@@ -72,15 +72,12 @@ class RunDirectory:
             read_only: Whether writing is refused.
         """
         self.path = Path(path)
-        self.lock = lock
-        self.attempt = ""
-        self.begun = time.monotonic()
-        self.read_only = read_only
-
-    @property
-    def id(self) -> str:
+        self.id = self.path.name
         """The ID of the run."""
-        return self.path.name
+        self.lock, self.read_only = lock, read_only
+        self.attempt, self.begun = "", time.monotonic()
+        self._rows_path, self._curve_path = self.path / "rows.jsonl", self.path / "curve.jsonl"
+        self._steps_path = self.path / f".steps{TEMPORARY}"
 
     def append_row(self, row: Row) -> None:
         """Append a row and flush it to the disk; it takes the place of an earlier row of the same level."""
@@ -161,9 +158,8 @@ class RunDirectory:
         shapes = {key: torch.Size(shape) for key, *shape in about["masks"]}
         sizes = [shape.numel() for shape in shapes.values()]
         parts = torch.split(unpack_mask(tensors["bits"], [sum(sizes)]), sizes)
-        return {
-            key: part.reshape(shape).clone() for (key, shape), part in zip(shapes.items(), parts, strict=True)
-        }
+        layers = zip(shapes.items(), parts, strict=True)
+        return {key: part.reshape(shape).clone() for (key, shape), part in layers}
 
     def has(self, name: str) -> bool:
         """Return whether there are tensors or masks of that name, or whether the finished run had some."""
@@ -296,18 +292,6 @@ class RunDirectory:
         times = [path.stat().st_mtime for path in self.path.iterdir() if path.is_file()]
         return max(0.0, max(times, default=started) - started)
 
-    @property
-    def _rows_path(self) -> Path:
-        return self.path / "rows.jsonl"
-
-    @property
-    def _steps_path(self) -> Path:
-        return self.path / f".steps{TEMPORARY}"
-
-    @property
-    def _curve_path(self) -> Path:
-        return self.path / "curve.jsonl"
-
     def _check_may_write(self) -> None:
         """Raise StoreError if the directory is read-only, or another process has taken the run over."""
         if self.read_only:
@@ -346,12 +330,9 @@ class RunDirectory:
             if not is_intact(content):
                 raise StoreError(f"{path} is damaged: its content does not have the digest written with it.")
             try:
-                start = _HEADER_SIZE_BYTES
-                size = int.from_bytes(content[:start], "little")
-                about: dict[str, Any] = json.loads(
-                    json.loads(content[start : start + size])["__metadata__"]["prunus"]
-                )
-                return tensors_from_bytes(content), about
+                end = _HEADER_SIZE_BYTES + int.from_bytes(content[:_HEADER_SIZE_BYTES], "little")
+                header = json.loads(content[_HEADER_SIZE_BYTES:end])
+                return tensors_from_bytes(content), json.loads(header["__metadata__"]["prunus"])
             except (SafetensorError, ValueError, KeyError) as error:
                 raise StoreError(f"{path} cannot be read: {error}.") from error
 

@@ -4,6 +4,7 @@ import math
 import types
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import is_dataclass, replace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -63,11 +64,8 @@ def apply_overrides(
     before, after = (flatten_settings(all_settings(candidate)) for candidate in (spec, changed))
     for name, key in keys.items():
         if canonical_json(before.get(name)) == canonical_json(after.get(name)):
-            warnings.warn(
-                f"{key}={changes[key]} has no effect: it already has this value.",
-                NoEffectWarning,
-                stacklevel=2,
-            )
+            message = f"{key}={changes[key]} has no effect: it already has this value."
+            warnings.warn(message, NoEffectWarning, stacklevel=2)
     return changed
 
 
@@ -109,13 +107,12 @@ def _similar_names(
 def _leaf_types(spec: Any, prefix: str = "") -> dict[str, Any]:
     """Return the type of each setting by its dotted name, those of nested dataclasses included."""
     types_by_name: dict[str, Any] = {}
-    hints = hints_of(type(spec))
-    for field in setting_fields(type(spec)):
-        value = getattr(spec, field.name)
+    for name in (field.name for field in setting_fields(type(spec))):
+        value, full_name = getattr(spec, name), f"{prefix}{name}"
         if is_dataclass(value):
-            types_by_name |= _leaf_types(value, f"{prefix}{field.name}.")
+            types_by_name |= _leaf_types(value, f"{full_name}.")
         else:
-            types_by_name[prefix + field.name] = hints[field.name]
+            types_by_name[full_name] = hints_of(type(spec))[name]
     return types_by_name
 
 
@@ -145,30 +142,19 @@ def _is_simple(option: Any) -> bool:
     return option in (bool, int, float, str, type(None)) or get_origin(option) is Literal
 
 
-_NAMES: dict[Any, str] = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    type(None): "none",
-}
+_NAMES: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_NAMES[type(None)] = "none"
 _ORDER: tuple[Any, ...] = (type(None), Literal, bool, int, float, tuple, str)
+"""The types that a text is read as, in the order in which they are tried."""
 
 
 def _parse(text: str, hint: Any) -> Any:
     """Return `text` as the first type that it can be read as. Raises ValueError if there is none."""
     options = [option for option in _options(hint) if _is_simple(option)]
-    for option in sorted(options, key=_parse_order):
-        try:
+    for option in sorted(options, key=lambda o: _ORDER.index(o if o in _ORDER else get_origin(o))):
+        with suppress(ValueError):
             return _parse_one(text, option)
-        except ValueError:
-            continue
     raise ValueError(text)
-
-
-def _parse_order(option: Any) -> int:
-    origin = get_origin(option)
-    return _ORDER.index(option if origin is None else origin)
 
 
 def _parse_one(text: str, option: Any) -> Any:

@@ -34,12 +34,10 @@ class Plan:
         Returns:
             The seconds; None if the seconds of a unit are not known.
         """
-        seconds = {}
-        for spec in self.todo:
-            unit, number = spec.cost()
-            if unit not in seconds_per_unit:
-                return None
-            seconds[run_id(spec)] = number * seconds_per_unit[unit]
+        costs = {run_id(spec): spec.cost() for spec in self.todo}
+        if not {unit for unit, _ in costs.values()} <= seconds_per_unit.keys():
+            return None
+        seconds = {id: number * seconds_per_unit[unit] for id, (unit, number) in costs.items()}
         return _makespan(seconds, self.waiting_on, workers)
 
     def lines(self, seconds_per_unit: Mapping[str, float], workers: int | None = 1) -> list[str]:
@@ -98,18 +96,35 @@ def plan(specs: Iterable[RunSpec], store: Store) -> Plan:
             continue
         todo[id] = spec
         stack += reversed([*spec.dependencies().values()])
-    needed = {
-        id: dict.fromkeys(run_id(dependency) for dependency in spec.dependencies().values())
-        for id, spec in todo.items()
-    }
-    waiting_on = {id: tuple(other for other in others if other in todo) for id, others in needed.items()}
+    waiting_on = {}
+    for id, spec in todo.items():
+        needed = dict.fromkeys(run_id(dependency) for dependency in spec.dependencies().values())
+        waiting_on[id] = tuple(other for other in needed if other in todo)
     try:
         order = list(TopologicalSorter(waiting_on).static_order())
     except CycleError as error:
-        raise SpecError(
-            f"These runs depend on each other in a circle: {' → '.join(error.args[1])}."
-        ) from error
+        circle = " → ".join(error.args[1])
+        raise SpecError(f"These runs depend on each other in a circle: {circle}.") from error
     return Plan(tuple(requested), tuple(todo[id] for id in order), waiting_on)
+
+
+def with_dependents(ids: Iterable[str], dependencies: Mapping[str, Iterable[str]]) -> set[str]:
+    """Return some runs, and all that depend on one of them, directly or through others.
+
+    Args:
+        ids: The IDs of the runs.
+        dependencies: The IDs that each run depends on.
+
+    Returns:
+        The IDs of both.
+
+    >>> sorted(with_dependents(["a"], {"b": ["a"], "c": ["b"], "d": ["e"]}))
+    ['a', 'b', 'c']
+    """
+    found = set(ids)
+    while more := {id for id, needed in dependencies.items() if found.intersection(needed)} - found:
+        found |= more
+    return found
 
 
 def seconds_per_unit(store: Store) -> dict[str, float]:

@@ -218,6 +218,6 @@ def summarize_invariants(rows: Sequence[Row]) -> str | None:
         for check, holds in report.get("checks", {}).items()
         if not holds
     ]
-    if failed or not all(report["passed"] for _, report in reports):
-        return f"failed: {'; '.join(failed)}" if failed else "failed: no check is named"
-    return "passed"
+    if failed:
+        return f"failed: {'; '.join(failed)}"
+    return "passed" if all(report["passed"] for _, report in reports) else "failed: no check is named"

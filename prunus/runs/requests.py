@@ -111,6 +111,4 @@ def request_from_plain(value: Mapping[str, Any], path: Path) -> Request:
 
 def _content(request: Request) -> str:
     """Return the request as text, without its number."""
-    return canonical_json(
-        {**asdict(request), "entries": [asdict(entry) for entry in request.entries], "number": 0}
-    )
+    return canonical_json({**asdict(request), "number": 0})

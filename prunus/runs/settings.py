@@ -7,7 +7,7 @@ variable `kind` include it.
 
 import json
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from typing import Any, cast, get_args, get_type_hints
@@ -48,14 +48,8 @@ def kind_of(cls: type) -> str | None:
     return kind if isinstance(kind, str) and all(field.name != "kind" for field in fields(cls)) else None
 
 
-def hints_of(cls: type) -> dict[str, Any]:
-    """Return the types of the fields of a dataclass, by name."""
-    return _hints(cls)
-
-
-@cache
-def _hints(cls: Hashable) -> dict[str, Any]:
-    return get_type_hints(cls)
+hints_of: Callable[[type], dict[str, Any]] = cache(get_type_hints)
+"""Return the types of the fields of a dataclass, by name."""
 
 
 def flatten_settings(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -81,17 +75,14 @@ def flatten_settings(nested: Mapping[str, Any], prefix: str = "") -> dict[str, A
 
 
 def _settings(spec: object, *, complete: bool) -> dict[str, Any]:
-    cls, settings = type(spec), {}
+    cls: type = type(spec)
+    settings: dict[str, Any] = {}
     for field in setting_fields(cls):
         value = _plain(getattr(spec, field.name), cls, field.name, complete)
-        if complete or not _is_default(cls, field, value):
+        default = None if complete else _default(cls, field.name)
+        if default is None or default != canonical_json(value):
             settings[field.name] = value
     return settings
-
-
-def _is_default(cls: type, field: Field[Any], value: object) -> bool:
-    default = _default(cls, field.name)
-    return default is not None and default == canonical_json(value)
 
 
 @cache
@@ -141,7 +132,7 @@ def _kindless(hint: Any) -> set[type]:
 def _spelled(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _spelled(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_spelled(item) for item in value]
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)

@@ -20,8 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import BaseFileLock
-
 from prunus.errors import StoreError
 from prunus.runs.content import Row, store_errors
 from prunus.runs.directory import RunDirectory
@@ -98,7 +96,7 @@ class Store:
         id = run_id(spec)
         if self.is_done(id) or self.is_locked(id):  # one that is locked is not waited for
             return None
-        lock = self._acquire(id)
+        lock = acquire(self._lock_path(id))
         if lock is None:
             return None
         directory = RunDirectory(self.runs_path / id, lock=lock)
@@ -155,9 +153,8 @@ class Store:
                 try:
                     records.append(self._with_state(read_record(path)))
                 except StoreError as error:
-                    if (
-                        path.is_dir() and not RunDirectory(path).is_empty()
-                    ):  # else it was removed, or has only started
+                    # A run without files was removed, or has only started.
+                    if path.is_dir() and not RunDirectory(path).is_empty():
                         warnings.warn(f"The run {path.name} is left out: {error}", stacklevel=2)
         requesting = self._requesting_experiments(records)
         return [
@@ -179,10 +176,8 @@ class Store:
         Raises:
             StoreError: There is no such run, or there are several.
         """
-        ids = set(self.ids())
-        matches = sorted(
-            id for id in ids if id.startswith(prefix) or id.rpartition("-")[2].startswith(prefix)
-        )
+        ids = self.ids()
+        matches = [id for id in ids if id.startswith(prefix) or id.rpartition("-")[2].startswith(prefix)]
         if prefix in ids or len(matches) == 1:
             return prefix if prefix in ids else matches[0]
         if matches:
@@ -214,15 +209,11 @@ class Store:
         runs = tuple(
             RequestedRun(dict(label), run_id(spec), nondefault_settings(spec)) for label, spec in entries
         )
-        return self.add_request(Request(experiment, size, dict(settings), runs))
+        return add_request(self.requests_path, Request(experiment, size, dict(settings), runs))
 
     def requests(self) -> list[Request]:
         """Return what experiments requested, by name, the latest of a name last."""
         return read_requests(self.requests_path)
-
-    def add_request(self, request: Request) -> Request:
-        """Write a request that was made of another store."""
-        return add_request(self.requests_path, request)
 
     def add(self, record: RunRecord, rows: Sequence[Row], curve: Sequence[Row]) -> bool:
         """Add a finished run that was computed in another store, without its tensors.
@@ -235,10 +226,10 @@ class Store:
         Returns:
             Whether it was added; False if the store has the run, finished or not, or a process works on it.
         """
-        lock = self._acquire(record.id)
-        directory = RunDirectory(self.runs_path / record.id, lock=lock)
+        lock = acquire(self._lock_path(record.id))
         if lock is None:
             return False
+        directory = RunDirectory(self.runs_path / record.id, lock=lock)
         try:
             if directory.has_record():
                 return False
@@ -267,7 +258,7 @@ class Store:
             self._check_unused(id)
         if not (self.runs_path / id).is_dir():
             raise StoreError(f"The store {self.path} has no run {id!r}.")
-        lock = self._acquire(id)
+        lock = acquire(self._lock_path(id))
         if lock is None:
             raise StoreError(f"The run {id} is running; stop its process first.")
         try:
@@ -301,22 +292,14 @@ class Store:
             check_settings_match(directory.path, old, new)
             was_interrupted = old.state == "running"
             interrupted = directory.seconds_since(old.started) if was_interrupted else 0.0
-            new = replace(
-                new,
-                attempts=old.attempts,
-                seconds=old.seconds + interrupted,
-                environments=tuple(earlier for earlier in old.environments if earlier != environment),
-                inputs=old.inputs,
-                stalled=old.stalled + 1 if was_interrupted and digest == old.kept else 0,
-            )
+            environments = tuple(earlier for earlier in old.environments if earlier != environment)
+            stalled = old.stalled + 1 if was_interrupted and digest == old.kept else 0
+            new = replace(new, attempts=old.attempts, inputs=old.inputs, environments=environments)
+            new = replace(new, seconds=old.seconds + interrupted, stalled=stalled)
         environments = (*new.environments, environment)
         directory.begin_attempt(
             replace(new, attempts=new.attempts + 1, kept=digest, environments=environments)
         )
-
-    def _acquire(self, id: str) -> BaseFileLock | None:
-        """Lock a run; None if another process has locked it."""
-        return acquire(self._lock_path(id))
 
     def _lock_path(self, id: str) -> Path:
         return self.locks_path / f"{id}.lock"

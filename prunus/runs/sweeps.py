@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from prunus.runs.content import read_json, store_errors, write_file, write_json
 from prunus.runs.locking import is_locked
-from prunus.runs.plan import Plan, seconds_per_unit
+from prunus.runs.plan import Plan, seconds_per_unit, with_dependents
 from prunus.runs.record import RunRecord
 from prunus.runs.spec import HEX, run_id
 from prunus.runs.store import Store
@@ -106,16 +106,10 @@ def sweep_status(store: Store) -> SweepStatus:
     records = {run.id: run for run in store.runs() if run.id in costs}
     states = {id: records[id].state if id in records else "waiting" for id in costs}
     failing = {id for id, state in states.items() if state == "failed"}
-    while (
-        more := {
-            id
-            for id, others in dependencies.items()
-            if states[id] in ("waiting", "interrupted") and failing.intersection(others)
-        }
-        - failing
-    ):
-        failing |= more
-    states |= dict.fromkeys(failing, "failed")
+    unfinished = {
+        id: needed for id, needed in dependencies.items() if states[id] in ("waiting", "interrupted")
+    }
+    states |= dict.fromkeys(with_dependents(failing, unfinished), "failed")
     finished, running, failed = (
         tuple(id for id, state in states.items() if state == name) for name in ("done", "running", "failed")
     )

@@ -14,7 +14,7 @@ from prunus.files import write_atomic
 from prunus.runs.content import Row, read_rows, to_lines
 from prunus.runs.environment import EXPORTED
 from prunus.runs.record import check_id, from_plain, to_plain
-from prunus.runs.requests import Request, request_from_plain
+from prunus.runs.requests import Request, add_request, request_from_plain
 from prunus.runs.store import Store
 
 FORMAT, VERSION = "prunus runs", 1
@@ -50,9 +50,7 @@ def export_runs(store: Store, path: Path) -> Transferred:
     lines: list[Row] = []
     for run in done:
         directory = store.directory(run.id)
-        environments = tuple(
-            {key: value for key, value in attempt.items() if key in EXPORTED} for attempt in run.environments
-        )
+        environments = tuple({k: v for k, v in each.items() if k in EXPORTED} for each in run.environments)
         record = to_plain(replace(run, attempt="", started=0.0, environments=environments))
         lines.append({"run": record, "rows": directory.rows(), "curve": directory.curve()})
     requests = store.requests()
@@ -96,12 +94,9 @@ def import_runs(path: Path, store: Store) -> Transferred:
         runs.append((record, _rows(line, "rows", path), _rows(line, "curve", path)))
     added = {record.id: store.add(record, rows, curve) for record, rows, curve in runs}
     for request in sorted(requests, key=lambda request: request.number):
-        store.add_request(request)
-    return Transferred(
-        tuple(id for id, is_new in added.items() if is_new),
-        tuple(id for id, is_new in added.items() if not is_new),
-        len(requests),
-    )
+        add_request(store.requests_path, request)
+    new, known = (tuple(id for id in added if added[id] == is_new) for is_new in (True, False))
+    return Transferred(new, known, len(requests))
 
 
 def _request(value: Any, path: Path) -> Request:

@@ -32,13 +32,15 @@ from prunus.training.losses import Loss, LossFunction, find_loss
 from prunus.training.outputs import Forward
 from prunus.training.recipe_checks import check_recipe
 from prunus.training.sparse.backend import check_backend
-from prunus.training.state import TrainingState, state_from_tensors, state_to_tensors
+from prunus.training.state import TrainingState, clone_tensors, state_from_tensors, state_to_tensors
 from prunus.training.trainer import Trainer, steps_per_epoch
 from prunus.types import Dataset, Params, Progress
 
 MAX_TIMED_STEPS, MAX_TIMED_SECONDS = 20, 0.2
 """The time of a step is measured until one of the two is reached; a step of a convolutional network takes a second."""
 
+Needed = Mapping[str, RunDirectory]
+"""The directories of the finished runs that a run reads, by their role."""
 StepReport = Callable[[int], None]
 """Called during the trainings of a run with the number of steps since the last call."""
 
@@ -128,11 +130,8 @@ class BaselineSpec:
 
     def load_data(self) -> Dataset:
         """Return the data set, reduced to `examples`. Raises SpecError if its images are read from files."""
-        data = (
-            load_data_cached(self.data, self.device)
-            if isinstance(self.data, str)
-            else self.data.to(self.device)
-        )
+        source, device = self.data, self.device
+        data = load_data_cached(source, device) if isinstance(source, str) else source.to(device)
         if isinstance(data.train, ImageFiles):
             raise SpecError(
                 f"Expected a data set in memory for a baseline and its tickets, got {data.name}, a folder of images "
@@ -177,13 +176,11 @@ class BaselineSpec:
         if self.fit is not None:
             masks = constraint if isinstance(constraint, Masks) else None
             return train_level_with(self.fit, model, self.load_data(), masks, start, self.task)
-        data, constraint = self.load_data(), constraint if constraint is not None else NoConstraint(model)
-        if (
-            isinstance(self.data, str) and ":" in self.data
-        ):  # a user's function may return other data when the run is resumed
+        data, recipe, first_step = self.load_data(), recipe or self.recipe, start.step if start else 0
+        constraint = constraint if constraint is not None else NoConstraint(model)
+        if isinstance(self.data, str) and ":" in self.data:
+            # A user's function may return other data when the run is resumed.
             directory.check_input(self.data, data_tensors(data))
-        recipe = recipe or self.recipe
-        first_step = start.step if start else 0
         monitor = TrainingMonitor(
             data.validation,
             first_step=first_step,
@@ -218,25 +215,32 @@ class BaselineSpec:
         return time_step(Trainer(model, self.recipe, NoConstraint(model), forward=call, loss=loss), data)
 
     def _check(self) -> None:
-        counts = {
-            "eval_every": self.eval_every,
-            "examples": self.examples,
-            "recipe.epochs": self.recipe.epochs,
-            "recipe.batch_size": self.recipe.batch_size,
-        }
-        for name, count in counts.items():
-            if count is not None and count < 1:
-                raise SpecError(f"Expected {name} of at least 1, got {count}.")
-        if self.recipe.patience is not None:
-            raise SpecError(
-                f"Expected recipe.patience = None, got {self.recipe.patience}; tickets train for the full length, and "
-                "the early-stopping point is found afterwards."
-            )
+        why = "tickets train for the full length, and the early-stopping point is found afterwards"
+        check_full_training(self.recipe, why, eval_every=self.eval_every, examples=self.examples)
         if isinstance(self.model, str):
             lookup("model", MODELS, self.model) if ":" not in self.model else import_object(self.model)
         find_loss(self.task.get("loss"))
         check_recipe(self.recipe)
         check_backend(self.backend)
+
+
+def check_full_training(recipe: Recipe, why: str, **counts: int | None) -> None:
+    """Check the length of a training that does not stop early, and other counts.
+
+    Args:
+        recipe: The recipe of the training.
+        why: Why it does not stop early, for the error.
+        **counts: Numbers that must be at least 1, by the name of their setting; None is not checked.
+
+    Raises:
+        SpecError: A count, or the number of epochs or the batch size, is below 1, or the recipe has a patience.
+    """
+    counts |= {"recipe.epochs": recipe.epochs, "recipe.batch_size": recipe.batch_size}
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise SpecError(f"Expected {name} of at least 1, got {count}.")
+    if recipe.patience is not None:
+        raise SpecError(f"Expected recipe.patience = None, got {recipe.patience}; {why}.")
 
 
 def references(*names: object) -> tuple[str, ...]:
@@ -298,10 +302,7 @@ class Baseline:
 
 
 def run_baseline(
-    spec: BaselineSpec,
-    directory: RunDirectory,
-    needed: Mapping[str, RunDirectory],
-    report_steps: StepReport | None = None,
+    spec: BaselineSpec, directory: RunDirectory, needed: Needed, report_steps: StepReport | None = None
 ) -> Row:
     """Train the network of a replicate; save the initialization, the requested states, and the end.
 
@@ -379,7 +380,7 @@ def final_metrics(model: nn.Module, monitor: TrainingMonitor, spec: BaselineSpec
     """
     stop, end, test = monitor.stop, monitor.curve[-1], spec.load_data().test
     at_end = evaluate(model, test, backend=spec.backend, **spec.task)
-    final = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    final = clone_tensors(model.state_dict())
     model.load_state_dict(monitor.best)
     at_stop = evaluate(model, test, backend=spec.backend, **spec.task)
     model.load_state_dict(final)
@@ -395,8 +396,7 @@ def final_metrics(model: nn.Module, monitor: TrainingMonitor, spec: BaselineSpec
         **({} if spec.backend == "dense" else {"backend": monitor.backend}),
         **({"stop_test_loss": at_stop.loss, "final_test_loss": at_end.loss} if spec.task else {}),
     }
-    no_accuracy = [key for key, value in metrics.items() if "accuracy" in key and math.isnan(value)]
-    return {key: value for key, value in metrics.items() if key not in no_accuracy}
+    return {k: v for k, v in metrics.items() if not ("accuracy" in k and math.isnan(v))}
 
 
 def checkpoint_name(level: int) -> str:
@@ -428,12 +428,9 @@ def load_saved_state(directory: RunDirectory, step: int) -> TrainingState:
 
 def data_tensors(data: Dataset) -> Params:
     """Return the tensors of all splits of a data set, by name."""
-    splits = {name: getattr(data, name) for name in ("train", "validation", "test")}
-    return {
-        f"{name}/{part}": getattr(split, part)
-        for name, split in splits.items()
-        for part in ("inputs", "labels")
-    }
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    tensors = {f"{name}/inputs": split.inputs for name, split in splits.items()}
+    return tensors | {f"{name}/labels": split.labels for name, split in splits.items()}
 
 
 @cache

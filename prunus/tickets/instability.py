@@ -5,7 +5,6 @@
 Source: Frankle et al. 2020, sections 2 and 3: 30 values of α; a network is stable if the barrier is below 2 %.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -19,6 +18,7 @@ from prunus.seeds import derive_seed
 from prunus.tickets.baseline import (
     BaselineRun,
     BaselineSpec,
+    Needed,
     StepReport,
     checkpoint_name,
     load_saved_state,
@@ -73,10 +73,7 @@ class InstabilitySpec(BaselineRun):
 
 
 def measure_instability(
-    spec: InstabilitySpec,
-    directory: RunDirectory,
-    needed: Mapping[str, RunDirectory],
-    report_steps: StepReport | None = None,
+    spec: InstabilitySpec, directory: RunDirectory, needed: Needed, report_steps: StepReport | None = None
 ) -> Row:
     """Train both copies, and evaluate the networks on the line between them.
 
@@ -118,14 +115,11 @@ def _train_copy(
     """Train one copy with its own order of examples, and save it."""
     state, model = load_saved_state(baseline, spec.step), spec.baseline.make_network()
     weights = state.model if masks is None else apply_masks(state.model, masks)
+    constraint = Masks(model, masks) if masks is not None else None
+    start = TrainingState(state.step, weights, state.optimizer)
+    seed = derive_seed(derive_seed(spec.baseline.replicate, "instability"), copy)
     monitor = spec.baseline.train(
-        model,
-        directory,
-        copy,
-        constraint=Masks(model, masks) if masks is not None else None,
-        start=TrainingState(state.step, weights, state.optimizer),
-        seed=derive_seed(derive_seed(spec.baseline.replicate, "instability"), copy),
-        report_steps=report_steps,
+        model, directory, copy, constraint=constraint, start=start, seed=seed, report_steps=report_steps
     )
     directory.append_curve(monitor.curve_rows(copy))
     directory.save_tensors(f"copy-{copy}", model.state_dict())
@@ -134,15 +128,14 @@ def _train_copy(
 
 def _evaluate_line(spec: InstabilitySpec, first: Params, second: Params) -> list[Row]:
     """Return the errors at every α, in percent."""
-    model, data, rows = spec.baseline.make_network(), spec.baseline.load_data(), []
+    baseline, rows = spec.baseline, []
+    model, data = baseline.make_network(), baseline.load_data()
+    splits = {"validation_error": data.validation, "test_error": data.test}
     for index, alpha in enumerate(torch.linspace(0, 1, spec.points).tolist()):
         between = {name: torch.lerp(first[name].double(), second[name].double(), alpha) for name in first}
         model.load_state_dict({name: tensor.to(first[name].dtype) for name, tensor in between.items()})
-        errors = {
-            f"{split}_error": evaluate(
-                model, getattr(data, split), backend=spec.baseline.backend, **spec.baseline.task
-            ).error
-            for split in ("validation", "test")
-        }
-        rows.append({"level": index, "alpha": alpha, **errors})
+        row: Row = {"level": index, "alpha": alpha}
+        for key, split in splits.items():
+            row[key] = evaluate(model, split, backend=baseline.backend, **baseline.task).error
+        rows.append(row)
     return rows

@@ -94,10 +94,8 @@ def check_round(
         The report.
     """
     masks, start = selection.masks, monitor.start
-    checks = {
-        EXACT_COUNTS: selection.is_exact,
-        "the start of the training was observed": start is not None,
-    }
+    checks = {EXACT_COUNTS: selection.is_exact}
+    checks["the start of the training was observed"] = start is not None
     if selection.enclosing is not None:
         checks["the masks are nested"] = are_nested(masks, selection.enclosing)
     if mask0.freezes:
@@ -119,14 +117,11 @@ def _check_other_tensors(
     """Check biases, buffers, the optimizer state and the first step against what the mask-1 action says."""
     rewinds = mask1.other_tensors == "rewind"
     model, optimizer = (rewind.model, rewind.optimizer) if rewinds else (last, {})
-    others = _without(start.model, masks), _without(model, masks)
+    others = tensors_equal(_without(start.model, masks), _without(model, masks))
+    same_optimizer = tensors_equal(start.optimizer, optimizer)
     return {
-        f"biases and buffers are {'rewound' if rewinds else 'those of the last training'}": tensors_equal(
-            *others
-        ),
-        f"the optimizer state is {'rewound' if rewinds else 'empty'}": tensors_equal(
-            start.optimizer, optimizer
-        ),
+        f"biases and buffers are {'rewound' if rewinds else 'those of the last training'}": others,
+        f"the optimizer state is {'rewound' if rewinds else 'empty'}": same_optimizer,
         "training starts at the rewind step": start.step == rewind.step,
     }
 

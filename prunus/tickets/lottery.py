@@ -170,7 +170,7 @@ def lottery(
 
     if isinstance(exclude, str):
         raise SpecError(f"Expected exclude to be a list of patterns, got {exclude!r}; write [{exclude!r}].")
-    if isinstance(data, Dataset):
+    if not (isinstance(data, str) or callable(data)):
         check_dataset(data)
     check_fit(fit)
     if (recipe is None) == (fit is None) or (fit is not None and store is not None):
@@ -178,9 +178,7 @@ def lottery(
             "Expected either a recipe or fit, and no store with fit, as a run with fit has no ID."
         )
     recipe = recipe or RECIPES["lenet-300-100"]
-    settings: dict[str, Any] = {"model": model_fn, "data": data}
-    task: dict[str, Any] = {"forward": forward, "loss": loss}
-    settings |= {key: value for key, value in task.items() if value is not None}
+    settings: dict[str, Any] = {"model": model_fn, "data": data, "forward": forward, "loss": loss}
     choices: dict[str, Any] = {"criterion": criterion, "scope": scope, "mask1": mask1, "mask0": mask0}
     if store is not None:
         settings, choices = ({k: _name(k, v) for k, v in part.items()} for part in (settings, choices))
@@ -253,9 +251,9 @@ def _level(row: "Row") -> LotteryLevel:
     return LotteryLevel(**{name: row.get(name, math.nan) for name in names}, verified=verified)
 
 
-def _name(setting: str, value: object) -> str:
+def _name(setting: str, value: object) -> str | None:
     """The name that identifies a setting in a store. Raises SpecError if the object cannot be imported by a name."""
-    if isinstance(value, str):
+    if value is None or isinstance(value, str):
         return value
     name = f"{getattr(value, '__module__', '')}:{getattr(value, '__qualname__', '')}"
     try:

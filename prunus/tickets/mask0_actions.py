@@ -71,12 +71,20 @@ PrunedLayerCheck = Callable[[PrunedLayer, Tensor, Tensor], bool]
 """(layer, values of the mask-1 action, start) -> whether a statement holds for the layer."""
 
 
+def _start(layer: PrunedLayer, kept_weights: Tensor) -> Tensor:
+    return layer.start
+
+
+def _kept_weights(layer: PrunedLayer, kept_weights: Tensor) -> Tensor:
+    return kept_weights
+
+
 def make_action(
     fill: Callable[[PrunedLayer, int], Tensor],
     checks: Mapping[str, PrunedLayerCheck],
     description: str,
     *,
-    set_kept: Callable[[PrunedLayer, Tensor], Tensor] = lambda layer, kept_weights: kept_weights,
+    set_kept: Callable[[PrunedLayer, Tensor], Tensor] = _kept_weights,
     freezes: bool = True,
 ) -> Mask0Action:
     """Make an action from functions of one layer.
@@ -93,21 +101,18 @@ def make_action(
     """
 
     def layers(history: WeightHistory, masks: MaskDict) -> list[PrunedLayer]:
-        initial, start, final = history.initial, history.start, history.final
-        return [
-            PrunedLayer(
-                n, initial[n], start[n], final[n], mask, history.masks[n] & ~mask, ~history.masks[n] & ~mask
-            )
-            for n, mask in masks.items()
-        ]
+        result = []
+        for n, mask in masks.items():
+            weights, before = (history.initial[n], history.start[n], history.final[n]), history.masks[n]
+            result.append(PrunedLayer(n, *weights, mask, before & ~mask, ~before & ~mask))
+        return result
 
     def values(history: WeightHistory, masks: MaskDict, kept_weights: Params, seed: int) -> Params:
-        return {
-            layer.name: torch.where(
-                layer.mask, set_kept(layer, kept_weights[layer.name].detach()), fill(layer, seed)
-            )
-            for layer in layers(history, masks)
-        }
+        start = {}
+        for layer in layers(history, masks):
+            kept = set_kept(layer, kept_weights[layer.name].detach())
+            start[layer.name] = torch.where(layer.mask, kept, fill(layer, seed))
+        return start
 
     def invariants(
         history: WeightHistory, masks: MaskDict, kept_weights: Params, start: Params
@@ -135,9 +140,8 @@ def zero_at_random(layer: PrunedLayer, seed: int) -> Tensor:
     """
     count = int((layer.new & layer.moved_towards_zero()).sum())
     indices = (layer.new & (layer.start != 0)).flatten().nonzero().squeeze(1)
-    order = torch.randperm(
-        len(indices), generator=make_generator(seed, "freeze_init_zero_reshuffled", layer.name)
-    )
+    generator = make_generator(seed, "freeze_init_zero_reshuffled", layer.name)
+    order = torch.randperm(len(indices), generator=generator)
     zeroed = torch.zeros_like(layer.new).flatten()
     zeroed[indices[order[:count].to(indices.device)]] = True
     return layer.start.masked_fill(zeroed.reshape(layer.new.shape), 0.0)
@@ -172,9 +176,7 @@ def zero_or_start(zeros: LayerPlaces) -> dict[str, PrunedLayerCheck]:
         "every newly pruned weight that must be zero is zero": is_zero(
             lambda layer: layer.new & zeros(layer)
         ),
-        OTHERS_AT_START: equals(
-            lambda layer, kept_weights: layer.start, lambda layer: layer.new & ~zeros(layer)
-        ),
+        OTHERS_AT_START: equals(_start, lambda layer: layer.new & ~zeros(layer)),
         **EARLIER_UNCHANGED,
     }
 
@@ -244,14 +246,10 @@ def others_are_at_start(layer: PrunedLayer, kept_weights: Tensor, start: Tensor)
 
 OTHERS_AT_START = "every other newly pruned weight equals the start of the last training"
 KEPT_UNCHANGED: dict[str, PrunedLayerCheck] = {
-    "every kept weight equals the value of the mask-1 action": equals(
-        lambda layer, kept_weights: kept_weights, lambda layer: layer.mask
-    )
+    "every kept weight equals the value of the mask-1 action": equals(_kept_weights, lambda layer: layer.mask)
 }
 EARLIER_UNCHANGED: dict[str, PrunedLayerCheck] = {
-    "every weight pruned earlier keeps its value": equals(
-        lambda layer, kept_weights: layer.start, lambda layer: layer.earlier
-    )
+    "every weight pruned earlier keeps its value": equals(_start, lambda layer: layer.earlier)
 }
 ALL_ZERO = {**KEPT_UNCHANGED, "every pruned weight is zero": is_zero(lambda layer: ~layer.mask)}
 
@@ -284,7 +282,7 @@ MASK0_ACTIONS: dict[str, Mask0Action] = {
                 PrunedLayer.kept_zeros
             ),
             "every other kept weight equals the value of the mask-1 action": equals(
-                lambda layer, kept_weights: kept_weights, lambda layer: layer.mask & ~layer.kept_zeros()
+                _kept_weights, lambda layer: layer.mask & ~layer.kept_zeros()
             ),
             **zero_or_start(PrunedLayer.moved_towards_zero),
         },

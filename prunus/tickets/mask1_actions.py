@@ -145,17 +145,16 @@ def source_weights(source: Source, history: WeightHistory, seed: int) -> Params:
 
 # Invariants. Each examines the tensors alone, not how they were computed.
 
+CheckInvariants = Callable[[WeightHistory, MaskDict, Params], Invariants]
+"""The `invariants` of a `Mask1Action`."""
 KeptLayerCheck = Callable[[Tensor, Tensor, Tensor], bool]
 """(kept values, all initial weights of the layer, mask) -> whether a statement holds for the layer."""
-
 
 MOVED = "no more kept weights than by chance have the value they had at the initialization"
 INITIAL_SIGNS = "every kept weight has its initial sign"
 
 
-def layer_invariants(
-    checks: Mapping[str, KeptLayerCheck],
-) -> Callable[[WeightHistory, MaskDict, Params], Invariants]:
+def layer_invariants(checks: Mapping[str, KeptLayerCheck]) -> CheckInvariants:
     """Make the `invariants` of an action from statements about one layer; each must hold for all layers."""
 
     def invariants(history: WeightHistory, masks: MaskDict, start: Params) -> Invariants:
@@ -165,13 +164,11 @@ def layer_invariants(
     return invariants
 
 
-def _equal_to(source: Source, statement: str) -> Callable[[WeightHistory, MaskDict, Params], Invariants]:
+def _equal_to(source: Source, statement: str) -> CheckInvariants:
     """The invariant that kept weights are those of a source, bit for bit."""
-
-    def invariants(history: WeightHistory, masks: MaskDict, start: Params) -> Invariants:
-        return {statement: are_equal_where(masks, start, source_weights(source, history, seed=0))}
-
-    return invariants
+    return lambda history, masks, start: {
+        statement: are_equal_where(masks, start, source_weights(source, history, seed=0))
+    }
 
 
 def _supermask_invariants(history: WeightHistory, masks: MaskDict, start: Params) -> Invariants:
@@ -197,26 +194,18 @@ def _redrawn(history: WeightHistory, masks: MaskDict, start: Params) -> Invarian
     }
 
 
-def _reinitialized(history: WeightHistory, masks: MaskDict, start: Params) -> Invariants:
-    statement = "kept weights are distributed as initial ones, up to the choice of a criterion"
-    checks = layer_invariants({statement: _has_initial_distribution})
-    return {**_redrawn(history, masks, start), **checks(history, masks, start)}
-
-
-def _signed_reinitialized(history: WeightHistory, masks: MaskDict, start: Params) -> Invariants:
-    checks = layer_invariants(
-        {
-            "kept magnitudes are distributed as initial ones, up to the choice of a criterion": _has_initial_magnitudes,
-            "no kept weight has the opposite of its initial sign": _has_initial_signs_or_zero,
-        }
-    )
-    return {**_redrawn(history, masks, start), **checks(history, masks, start)}
+def _redrawn_with(checks: Mapping[str, KeptLayerCheck]) -> CheckInvariants:
+    """The invariants of a new draw, and statements about one layer."""
+    of_layers = layer_invariants(checks)
+    return lambda history, masks, start: {
+        **_redrawn(history, masks, start),
+        **of_layers(history, masks, start),
+    }
 
 
 def _has_initial_distribution(kept_weights: Tensor, layer: Tensor, mask: Tensor) -> bool:
-    return consistent_with_selected_sample(kept_weights, layer) and _has_initial_magnitudes(
-        kept_weights, layer, mask
-    )
+    has_magnitudes = _has_initial_magnitudes(kept_weights, layer, mask)
+    return has_magnitudes and consistent_with_selected_sample(kept_weights, layer)
 
 
 def _has_initial_magnitudes(kept_weights: Tensor, layer: Tensor, mask: Tensor) -> bool:
@@ -225,9 +214,8 @@ def _has_initial_magnitudes(kept_weights: Tensor, layer: Tensor, mask: Tensor) -
 
 def _has_initial_signs_or_zero(kept_weights: Tensor, layer: Tensor, mask: Tensor) -> bool:
     """A magnitude may be drawn as zero (once in 2^24 draws, where the distribution is uniform)."""
-    return bool(
-        ((kept_weights.sign() == layer[mask].sign()) | ((kept_weights == 0) & (layer[mask] != 0))).all()
-    )
+    initial = layer[mask]
+    return bool(((kept_weights.sign() == initial.sign()) | ((kept_weights == 0) & (initial != 0))).all())
 
 
 def _has_initial_signs(kept_weights: Tensor, layer: Tensor, mask: Tensor) -> bool:
@@ -252,10 +240,8 @@ def permutation_checks(
         statement = f"kept {what} are initial {what} of their layer, each used at most once"
 
     def from_pool(kept_weights: Tensor, layer: Tensor, mask: Tensor) -> bool:
-        pool = layer.flatten() if places == "layer" else layer[mask]
-        return (
-            is_sub_multiset(kept_weights.abs(), pool.abs()) if signed else is_sub_multiset(kept_weights, pool)
-        )
+        values, pool = kept_weights, layer.flatten() if places == "layer" else layer[mask]
+        return is_sub_multiset(values.abs(), pool.abs()) if signed else is_sub_multiset(values, pool)
 
     def moved(kept_weights: Tensor, layer: Tensor, mask: Tensor) -> bool:
         before, pool = layer[mask], layer.flatten() if places == "layer" else layer[mask]
@@ -289,11 +275,8 @@ def _has_permuted_signs(kept_weights: Tensor, layer: Tensor, mask: Tensor) -> bo
 
     The bounds are those of the whole layer, because a criterion may have kept exactly the places where signs agree.
     """
-    products, positive, negative = (
-        kept_weights.sign() * layer[mask].sign(),
-        int((layer > 0).sum()),
-        int((layer < 0).sum()),
-    )
+    products = kept_weights.sign() * layer[mask].sign()
+    positive, negative = int((layer > 0).sum()), int((layer < 0).sum())
     for product, pairs in ((-1, 2 * positive * negative), (1, positive**2 + negative**2)):
         expected = pairs / layer.numel()
         bound = expected + MAX_DEVIATIONS * math.sqrt(expected) + MAX_DEVIATIONS
@@ -305,6 +288,15 @@ def _has_permuted_signs(kept_weights: Tensor, layer: Tensor, mask: Tensor) -> bo
 _CONSTANT: dict[str, KeptLayerCheck] = {
     "kept weights of a layer have one magnitude": _has_one_magnitude,
     "the magnitude is the standard deviation of the layer's initial weights": _magnitude_is_std,
+}
+
+
+_DRAW: dict[str, KeptLayerCheck] = {
+    "kept weights are distributed as initial ones, up to the choice of a criterion": _has_initial_distribution,
+}
+_SIGNED_DRAW: dict[str, KeptLayerCheck] = {
+    "kept magnitudes are distributed as initial ones, up to the choice of a criterion": _has_initial_magnitudes,
+    "no kept weight has the opposite of its initial sign": _has_initial_signs_or_zero,
 }
 
 
@@ -323,9 +315,8 @@ def rescaled(action: Mask1Action) -> Mask1Action:
         return _scale(action.values(history, masks, seed), masks)
 
     def invariants(history: WeightHistory, masks: MaskDict, start: Params) -> Invariants:
-        scaled = {
-            name: _scale(getattr(history, name), masks) for name in ("initial", "rewind", "start", "final")
-        }
+        names = ("initial", "rewind", "start", "final")
+        scaled = {name: _scale(getattr(history, name), masks) for name in names}
         larger = replace(history, **scaled, redraw=lambda seed: _scale(history.redraw(seed), masks))
         checks = action.invariants(larger, masks, start)
         return {f"before rescaling, {statement}": holds for statement, holds in checks.items()}
@@ -362,12 +353,12 @@ _BASE: dict[str, Mask1Action] = {
     ),
     "reinitialize": Mask1Action(
         KeptValues("redraw"),
-        _reinitialized,
+        _redrawn_with(_DRAW),
         description="w ~ the initialization: a new draw, the control of Frankle & Carbin 2019, section 2.",
     ),
     "signed_reinitialize": Mask1Action(
         KeptValues("redraw", initial_signs=True),
-        _signed_reinitialized,
+        _redrawn_with(_SIGNED_DRAW),
         description="w = sign(w_initial) · |new draw|: new magnitudes, initial signs (Zhou et al. 2019).",
     ),
     "permute": Mask1Action(
@@ -413,18 +404,9 @@ _BASE: dict[str, Mask1Action] = {
     ),
 }
 
-RESCALABLE = (
-    "rewind",
-    "reinitialize",
-    "permute",
-    "signed_permute",
-    "reshuffle",
-    "signed_reshuffle",
-    "signed_constant",
-    "random_signed_constant",
-)
-
+NOT_RESCALED = ("finetune", "rewind_learning_rate", "signed_reinitialize", "supermask")
+"""Actions that have no rescaled variant."""
 MASK1_ACTIONS: dict[str, Mask1Action] = {
     **_BASE,
-    **{f"{name}_rescaled": rescaled(_BASE[name]) for name in RESCALABLE},
+    **{f"{name}_rescaled": rescaled(_BASE[name]) for name in _BASE if name not in NOT_RESCALED},
 }

@@ -8,7 +8,7 @@ Source: Frankle & Carbin 2019, section 2; Zhou et al. 2019, section 2.
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -22,15 +22,12 @@ from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed, make_generator
 from prunus.tickets.actions import WeightHistory
-from prunus.tickets.baseline import Baseline, StepReport, final_metrics, masks_name
+from prunus.tickets.baseline import Baseline, Needed, StepReport, final_metrics, masks_name
 from prunus.tickets.invariants import Selection, check_round, count_kept
 from prunus.tickets.rounds import Round, complete_interrupted_save, finish_rounds
 from prunus.tickets.ticket import TicketSpec, warn_if_learning_rate_vanishes
 from prunus.training.state import TrainingState, clone_tensors
 from prunus.types import MaskDict, Params, Split
-
-Needed = Mapping[str, RunDirectory]
-"""The directories of the dependencies: "baseline", and "masks" or "densities" if those are from another run."""
 
 
 def run_ticket(
@@ -45,7 +42,8 @@ def run_ticket(
     Args:
         ticket: The settings.
         directory: Where every level is saved; a repeated call continues after the last saved level.
-        needed: The directories of the finished dependencies.
+        needed: The directories of the finished dependencies: "baseline", and "masks" or "densities" if those are from
+            another run.
         report_steps: Called with the number of training steps since the last call.
         report_round: Called with each round that is trained.
 
@@ -72,26 +70,19 @@ def run_ticket(
         selection = select_masks(ticket, level, history, previous, needed)
         masks = selection.masks
         kept_weights, start = starting_state(ticket, level, history, masks, baseline, previous)
+        constraint = _frozen(model, masks, start.model) if ticket.mask0_action.freezes else None
         monitor = ticket.baseline.train(
-            model,
-            directory,
-            level,
-            constraint=_frozen(model, masks, start.model) if ticket.mask0_action.freezes else None,
-            start=start,
-            recipe=ticket.recipe,
-            report_steps=report_steps,
-        )
+            model, directory, level,
+            constraint=constraint, start=start, recipe=ticket.recipe, report_steps=report_steps,
+        )  # fmt: skip
         actions = ticket.mask1_action, ticket.mask0_action
         report = check_round(
             *actions, history, selection, kept_weights, baseline.rewind, previous.final, monitor
         )
-        row = {
-            "level": level,
-            "density": mask_density(masks),
-            **final_metrics(model, monitor, ticket.baseline),
-            "seconds": round(time.perf_counter() - started, 2),
-            "invariants": report.to_json(),
-        }
+        metrics = final_metrics(model, monitor, ticket.baseline)
+        seconds = round(time.perf_counter() - started, 2)
+        row = {"level": level, "density": mask_density(masks), **metrics, "seconds": seconds}
+        row["invariants"] = report.to_json()
         finished_round = Round(level, masks, start.model, model.state_dict(), row, monitor.curve_rows(level))
         finished_round.save(directory)
         if report_round is not None:
@@ -154,10 +145,8 @@ def select_masks(
         enclosing = history.masks if ticket.is_iterative else None
     else:
         masks = needed["masks"].load_masks(masks_name(level))
-        has_own_counts = (
-            source is None or source.densities_from is not None
-        )  # their counts are not those of pruning rates
-        counts = count_kept(masks) if source is None or has_own_counts else source.counts_at(level)
+        is_learned = source is None or source.densities_from is not None  # without pruning rates
+        counts = count_kept(masks) if source is None or is_learned else source.counts_at(level)
         nested = source is not None and source.is_iterative and level - 1 in other.trained_levels
         enclosing = needed["masks"].load_masks(masks_name(level - 1)) if nested else None
     if all(torch.equal(mask, history.masks[name]) for name, mask in masks.items()):
@@ -186,9 +175,8 @@ def _prune(
     generator = make_generator(replicate, "probe")  # the same examples in every round
     indices = torch.randperm(len(train), generator=generator)[: ticket.num_scoring_examples]
     scored = Split(train.inputs[indices], train.labels[indices])
-    requires = method.criterion.requires
     statistics = collect(
-        model, weights, requires, scored,
+        model, weights, method.criterion.requires, scored,
         initial=copies.start, masks=copies.masks, seed=seed, **ticket.baseline.task,
     )  # fmt: skip
     return scope.select(method.criterion(statistics), density, history.masks, ties_seed)

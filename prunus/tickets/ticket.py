@@ -16,9 +16,10 @@ from prunus.errors import DensityError, NoEffectWarning, SpecError
 from prunus.masks import mask_density
 from prunus.pruning.methods import CriterionMethod, pruning_method
 from prunus.pruning.obs.method import PruningMethod
-from prunus.pruning.prunable import layer_kinds, prunable_weights
+from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Global, Scope, Shapes, parse_scope, shapes_of
 from prunus.pruning.statistics import Criterion, Statistics
+from prunus.pruning.weight_layers import layer_kinds
 from prunus.registry import import_object, lookup
 from prunus.tickets.actions import Mask0Action, Mask1Action
 from prunus.tickets.baseline import BaselineRun, BaselineSpec, references

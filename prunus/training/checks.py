@@ -6,7 +6,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from prunus.data.batches import part_sizes
 from prunus.data.examples import Batch, iter_tensors
 from prunus.data.validation import count_classes, count_not_finite, unusual_storage
 from prunus.errors import DataError, ModelError, NonFiniteError, PrunusError, SpecError
@@ -14,7 +13,7 @@ from prunus.modules import check_initialized
 from prunus.registry import lookup
 from prunus.training.augmentation import AUGMENTATIONS, augment_batch
 from prunus.training.evaluation import Totals
-from prunus.training.losses import Loss, LossFunction, training_loss
+from prunus.training.losses import AnyLoss, training_loss
 from prunus.training.modes import eval_mode, restored_modes, start_training
 from prunus.training.outputs import Forward, call_model
 from prunus.training.precision import single_precision
@@ -23,7 +22,7 @@ from prunus.types import Dataset, Split
 
 
 def check_model(
-    model: nn.Module, data: Dataset, *, call: Forward | None = None, loss: Loss | LossFunction | None = None
+    model: nn.Module, data: Dataset, *, call: Forward | None = None, loss: AnyLoss | None = None
 ) -> None:
     """Raise ModelError unless `model` can be evaluated on `data`; the model is not changed.
 
@@ -54,7 +53,7 @@ def check_trainable(
     recipe: Recipe,
     *,
     call: Forward | None = None,
-    loss: Loss | LossFunction | None = None,
+    loss: AnyLoss | None = None,
     processes: int = 1,
 ) -> None:
     """Raise ModelError unless `model` can be trained on `data` with `recipe`; the model is not changed.
@@ -142,13 +141,13 @@ def check_dense_state(model: nn.Module) -> None:
             )
 
 
-def forward(model: nn.Module, inputs: Batch, call: Callable[[Batch], object] | None = None) -> object:
-    """The output of `model`.
+def checked_forward(model: nn.Module, batch: Batch, call: Forward | None = None) -> object:
+    """The output of `model` for a batch, as `call_model` computes it.
 
     Args:
         model: The model, in the mode in which it is to be called.
-        inputs: A batch [B, ...] on the device of the model.
-        call: How to call the model on the batch; None: `model(inputs)`.
+        batch: Inputs [B, ...] with or without labels, on the device of the model.
+        call: (model, batch) -> outputs; None: the model is called with the inputs.
 
     Returns:
         Whatever the model returned.
@@ -157,11 +156,11 @@ def forward(model: nn.Module, inputs: Batch, call: Callable[[Batch], object] | N
         ModelError: The forward pass failed. Errors of prunus and errors about lack of memory are raised as they are.
     """
     try:
-        return (call or model)(inputs)
+        return call_model(model, batch, call)
     except (torch.OutOfMemoryError, MemoryError, PrunusError):
         raise
     except (Exception, SystemExit) as error:  # a user's forward may fail in any way
-        first = next(iter_tensors(inputs))
+        first = next(iter_tensors(batch))
         parameter = next(model.parameters(), first)
         hint = "; pass a model for inputs of this shape and type"
         if parameter.is_floating_point() and first.is_floating_point() and parameter.dtype != first.dtype:
@@ -175,7 +174,8 @@ def _part_sizes(recipe: Recipe, split: Split, processes: int) -> set[int]:
     """The numbers of examples that are computed at once in an epoch."""
     n, size = len(split), recipe.batch_size
     batches = {min(n, size), n % size or size}
-    parts = set().union(*(part_sizes(batch, recipe.micro_batch_size, processes) for batch in batches))
+    shares = [share for batch in batches for share in torch.arange(batch).tensor_split(processes)]
+    parts = {len(part) for share in shares for part in torch.split(share, recipe.micro_batch_size or size)}
     if 0 in parts:
         raise SpecError(
             f"Expected at least one example of each batch for each of the {processes} processes, got {n} examples in "
@@ -201,11 +201,11 @@ def _checked_loss(
     batch: Batch,
     num_classes: int,
     call: Forward | None,
-    loss: Loss | LossFunction | None,
+    loss: AnyLoss | None,
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """The loss of a batch, after a check that it and the outputs can be evaluated."""
-    output = forward(model, batch, lambda batch: call_model(model, batch, call))
+    output = checked_forward(model, batch, call)
     Totals(model, loss, None, num_classes).add(batch, output)
     return training_loss(model, output, batch, loss, label_smoothing)
 
@@ -222,20 +222,18 @@ def _check_device(model: nn.Module, device: torch.device) -> None:
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Restore buffers (running statistics, for example) and the random streams on leaving."""
-    buffers = [
-        (module, name, buffer) for module in model.modules() for name, buffer in module._buffers.items()
-    ]
     # Sparse and quantized buffers cannot be compared and written everywhere; they are put back as objects only.
-    values = [
-        None if buffer is None or unusual_storage(buffer) else buffer.detach().clone()
-        for _, _, buffer in buffers
+    saved = [
+        (module, name, buffer, None if buffer is None or unusual_storage(buffer) else buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
     ]
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             yield
     finally:
         with torch.no_grad():
-            for (module, name, buffer), value in zip(buffers, values, strict=True):
+            for module, name, buffer, value in saved:
                 if buffer is not None and value is not None and not torch.equal(buffer, value):
                     buffer.copy_(value)
                 if isinstance(module._buffers, dict) and module._buffers.get(name) is not buffer:

@@ -12,11 +12,11 @@ from prunus.data.image_folder import ImageFiles
 from prunus.data.validation import check_split, count_labeled
 from prunus.errors import DataError, SpecError, StatisticsError
 from prunus.modules import check_initialized
-from prunus.training.checks import forward as checked_forward
+from prunus.training.checks import checked_forward
 from prunus.training.evaluation import Evaluation, MetricFunction, Totals
-from prunus.training.losses import Loss, LossFunction, find_loss
+from prunus.training.losses import AnyLoss, find_loss
 from prunus.training.modes import eval_mode
-from prunus.training.outputs import Forward, call_model
+from prunus.training.outputs import Forward
 from prunus.training.sparse.backend import choose_evaluation_backend
 from prunus.types import Dataset, Progress, Split
 
@@ -46,7 +46,7 @@ def evaluate(
     batch_size: int | None = None,
     *,
     forward: Forward | None = None,
-    loss: str | Loss | LossFunction | None = None,
+    loss: str | AnyLoss | None = None,
     metric: MetricFunction | None = None,
     progress: Progress | None = None,
     backend: str = "auto",
@@ -101,7 +101,7 @@ def evaluate(
     totals = Totals(model, loss_function, metric, num_classes)
     with eval_mode(model):
         for batch in batches:
-            totals.add(batch, checked_forward(model, batch, lambda batch: call_model(model, batch, forward)))
+            totals.add(batch, checked_forward(model, batch, forward))
             if progress is not None:
                 progress("evaluation", totals.num_examples, total or totals.num_examples)
     return totals.evaluation()
@@ -118,10 +118,7 @@ def _evaluated_batches(data: Any, batch_size: int | None, any_task: bool) -> tup
         return data.batches(torch.split(order, batch_size or 250)), len(data), int(data.labels.max()) + 1
     if not isinstance(data, Split | Examples | Tensor | tuple | dict):
         return _checked_batches(data), 0, 0
-    try:
-        examples = as_examples(data)
-    except StatisticsError as error:
-        raise DataError(str(error)) from error
+    examples = _as_examples(data)
     targets = examples.labels
     if batch_size is None:
         batch_size = 100 if next(iter_tensors(examples.batch)).device.type == "cpu" else 1000
@@ -133,16 +130,20 @@ def _checked_batches(data: Iterable[Batch]) -> Iterator[Batch]:
     """The batches of an iterable; DataError where it yields none, or one without examples."""
     empty = True
     for batch in data:
-        try:
-            yield as_examples(tuple(batch) if isinstance(batch, list) else batch).batch
-        except StatisticsError as error:
-            raise DataError(str(error)) from error
+        yield _as_examples(tuple(batch) if isinstance(batch, list) else batch).batch
         empty = False
     if empty:
         raise DataError(
             f"Expected at least one batch to evaluate on, but the {type(data).__name__} yields none; an iterator can "
             "be read only once."
         )
+
+
+def _as_examples(data: Any) -> Examples:
+    try:
+        return as_examples(data)
+    except StatisticsError as error:
+        raise DataError(str(error)) from error
 
 
 def evaluate_network(network: "SparseNetwork", split: Split, progress: Progress | None = None) -> Evaluation:

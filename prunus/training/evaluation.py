@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunus.data.examples import Batch, Examples, describe_batch, labels_of
+from prunus.data.validation import count_labeled
 from prunus.errors import DataError, ModelError, StatisticsError
-from prunus.training.losses import LOSSES, Loss, LossFunction, loss_rows, mean_loss
+from prunus.training.losses import LOSSES, AnyLoss, loss_rows, mean_loss
 from prunus.training.outputs import check_logits, output_field, output_tensor
 from prunus.types import IGNORE_INDEX
 
@@ -49,11 +50,7 @@ class Totals:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        loss: Loss | LossFunction | None,
-        metric: MetricFunction | None,
-        num_classes: int,
+        self, model: nn.Module, loss: AnyLoss | None, metric: MetricFunction | None, num_classes: int
     ) -> None:
         self.model, self.loss_function, self.metric, self.num_classes = model, loss, metric, num_classes
         self.loss: float | Tensor = 0.0
@@ -79,35 +76,27 @@ class Totals:
         if self.metric is not None:
             self.total_metric += size * self._metric(batch, output)
         rows = self._class_rows(batch, output)
-        model_loss = output_field(output, "loss")
+        weight, total = size, torch.tensor(math.nan)
         if rows is None:
             self.has_classes = False
-            weight = size
         else:
             logits, labels = rows
             self.correct = self.correct + (logits.argmax(1) == labels).sum()
-            weight = int(torch.count_nonzero(labels != IGNORE_INDEX))
+            weight = count_labeled(labels)
         self.num_labels += weight
-        if self.loss_function is None and model_loss is None and rows is not None:
-            total = F.cross_entropy(*rows, reduction="sum", ignore_index=IGNORE_INDEX)
-        elif self.loss_function is None and model_loss is None:
-            if self.metric is None:
-                loss_rows(output_tensor(self.model, output), labels_of(batch), LOSSES["cross_entropy"])
-            total = torch.tensor(math.nan)
-        elif weight:
-            total = weight * mean_loss(self.model, output, batch, self.loss_function)
-        else:
+        if self.loss_function is not None or output_field(output, "loss") is not None:
             total = torch.zeros(())
+            if weight:
+                total = weight * mean_loss(self.model, output, batch, self.loss_function)
+        elif rows is not None:
+            total = F.cross_entropy(*rows, reduction="sum", ignore_index=IGNORE_INDEX)
+        elif self.metric is None:  # raises the error of the labels
+            loss_rows(output_tensor(self.model, output), labels_of(batch), LOSSES["cross_entropy"])
         self.loss = self.loss + total.double()
 
     def _class_rows(self, batch: Batch, output: object) -> tuple[Tensor, Tensor] | None:
         """Logits [M, C] and labels [M]; None where the labels are not classes, or their logits are not known."""
-        labels = labels_of(batch)
-        is_other = (
-            self.loss_function is not None
-            or self.metric is not None
-            or output_field(output, "loss") is not None
-        )
+        labels, model_loss = labels_of(batch), output_field(output, "loss")
         if labels is None or labels.dtype != torch.int64:
             return None
         try:
@@ -119,10 +108,10 @@ class Totals:
             rows = loss_rows(logits, labels, LOSSES["cross_entropy"])
             check_logits(self.model, rows[0], len(rows[1]), num_classes)
         except (ModelError, StatisticsError) as error:
-            if is_other:
+            if not (self.loss_function is None and self.metric is None and model_loss is None):
                 return None
             raise error if isinstance(error, ModelError) else ModelError(str(error)) from error
-        return _aligned(rows, logits, labels, output_field(output, "loss"))
+        return _aligned(rows, logits, labels, model_loss)
 
     def _metric(self, batch: Batch, output: object) -> float:
         assert self.metric is not None
@@ -155,11 +144,8 @@ def _aligned(
     candidates = [rows]
     if labels.ndim == 2 and labels.shape[1] > 1 and logits.shape[:2] == labels.shape:
         candidates.append((logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()))
+    tolerance = 1e-2 if own_loss.dtype.itemsize < 4 else 1e-4
     for pair in candidates:
-        if torch.isclose(
-            F.cross_entropy(*pair).double(),
-            own_loss.double(),
-            rtol=1e-2 if own_loss.dtype.itemsize < 4 else 1e-4,
-        ):
+        if torch.isclose(F.cross_entropy(*pair).double(), own_loss.double(), rtol=tolerance):
             return pair
     return None

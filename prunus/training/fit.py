@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from prunus.errors import SpecError, TrainingError
+from prunus.training.constraint import Constraint
 from prunus.training.modes import restored_modes
 from prunus.training.recipe import Recipe
 
 
-class Attachable(Protocol):
+class Attachable(Constraint, Protocol):
     """A constraint that holds in any training loop: `prunus.Masks` or `prunus.CodebookConstraint`."""
 
     def attach(self, optimizer: torch.optim.Optimizer) -> Any:
@@ -20,14 +21,8 @@ class Attachable(Protocol):
     def detach(self) -> None:
         """Remove every hook."""
 
-    def apply(self) -> None:
-        """Make the constraint true now."""
-
     def verify(self) -> int:
         """The number of weights for which it is not true."""
-
-    def finalize(self) -> None:
-        """Called once, after the last step."""
 
 
 Fit = Callable[[nn.Module, Any], object]
@@ -58,12 +53,13 @@ def check_recipes(densities: Sequence[Any], recipes: Sequence[Recipe], fit: obje
         )
 
 
-def check_fit(fit: object, checkpoints: object = None) -> None:
+def check_fit(fit: object, checkpoints: object = None, arguments: str = "(model, masks)") -> None:
     """Raise SpecError where `fit` cannot be used; None means that there is no such function, and is always valid.
 
     Args:
         fit: The function.
         checkpoints: Where checkpoints would be written; a function of the user writes none.
+        arguments: What it is called with, for the error.
 
     Raises:
         SpecError: `fit` cannot be called, or checkpoints are to be written.
@@ -72,7 +68,7 @@ def check_fit(fit: object, checkpoints: object = None) -> None:
         return
     if not callable(fit):
         raise SpecError(
-            f"Expected fit to be a function (model, masks) that trains the model, got {type(fit).__name__}."
+            f"Expected fit to be a function {arguments} that trains the model, got {type(fit).__name__}."
         )
     if checkpoints is not None:
         raise SpecError(

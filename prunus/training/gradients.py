@@ -1,21 +1,17 @@
 """The gradients of a batch as a recipe computes them: in parts, in 16 bits, compiled, on several processes."""
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from prunus.data.validation import count_labeled
-from prunus.training.checks import forward as checked_forward
-from prunus.training.losses import Loss, LossFunction, training_loss
+from prunus.training.checks import checked_forward
+from prunus.training.losses import AnyLoss, training_loss
 from prunus.training.outputs import Forward, call_model
-from prunus.training.parallel import sum_gradients
+from prunus.training.parallel import Fabric, sum_gradients
 from prunus.training.precision import AUTOCAST_DTYPES
 from prunus.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
 
 
 class Gradients:
@@ -26,8 +22,8 @@ class Gradients:
         model: nn.Module,
         recipe: Recipe,
         forward: Forward | None = None,
-        loss: Loss | LossFunction | None = None,
-        fabric: "Fabric | None" = None,
+        loss: AnyLoss | None = None,
+        fabric: Fabric | None = None,
     ) -> None:
         """Store the settings; nothing is compiled until the first batch.
 
@@ -110,16 +106,12 @@ class Gradients:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         batch = inputs, labels
         with nullcontext() if self.dtype is None else torch.autocast(self.device, self.dtype):
-            output = self._call(batch)
+            call = (
+                checked_forward if self.recipe.compile else call_model
+            )  # a compiled model may fail at any shape
+            output = call(self.network, batch, self.forward)
             loss = training_loss(self.model, output, batch, self.loss, self.recipe.label_smoothing)
         if fraction != 1:
             loss = loss * fraction
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
-
-    def _call(self, batch: tuple[Tensor, Tensor]) -> object:
-        if not self.recipe.compile:
-            return call_model(self.model, batch, self.forward)
-        return checked_forward(
-            self.network, batch, lambda batch: call_model(self.network, batch, self.forward)
-        )

@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from prunus.data.examples import iter_tensors
 from prunus.data.image_folder import ImageFiles
 from prunus.masks import Masks
-from prunus.training.checks import forward, unchanged
+from prunus.training.checks import checked_forward, unchanged
 from prunus.training.constraint import Constraint
-from prunus.training.losses import Loss, LossFunction, training_loss
+from prunus.training.losses import training_loss
 from prunus.training.modes import eval_mode
-from prunus.training.outputs import Forward, call_model, output_field
+from prunus.training.outputs import output_field
 from prunus.training.recipe import Recipe
-from prunus.training.sparse.backend import Backend
-from prunus.training.state import TrainingState, add_prefix
+from prunus.training.state import add_prefix
+from prunus.training.trainer import Trainer
 from prunus.types import Dataset, Split
 
 RESPONSE_EXAMPLES = 8
@@ -50,25 +50,7 @@ class Identity:
     """Outputs and gradients of the initial model, which differ between functions that have the same structure."""
 
 
-class Training(Protocol):
-    """What the identity of a training is made from."""
-
-    model: nn.Module
-    recipe: Recipe
-    constraint: Constraint
-    forward: Forward | None
-    loss: Loss | LossFunction | None
-    backend: Backend
-
-    @property
-    def processes(self) -> int:
-        """The number of processes that share each batch."""
-
-    def capture(self) -> TrainingState:
-        """A copy of everything that a step changes."""
-
-
-def training_identity(training: Training, data: Dataset, seed: int) -> Identity:
+def training_identity(training: Trainer, data: Dataset, seed: int) -> Identity:
     """The identity of a training that is about to start.
 
     Args:
@@ -99,7 +81,9 @@ def training_identity(training: Training, data: Dataset, seed: int) -> Identity:
     }
     batch = data.train.take(min(RESPONSE_EXAMPLES, recipe.batch_size))
     with unchanged(model), torch.no_grad(), eval_mode(model):
-        outputs = _response(_call(training, data.train.take(2))).detach().float().cpu()
+        two = data.train.take(2)
+        output = checked_forward(model, (two.inputs, two.labels), training.forward)
+        outputs = _response(output).detach().float().cpu()
     return Identity(values, {"evaluation": outputs, **_training_responses(training, batch)})
 
 
@@ -189,33 +173,28 @@ def _digest_of_structure(model: nn.Module) -> str:
     return digest({}, "\n".join([layers, *parameters, *modes]))
 
 
-def _call(training: Training, split: Split) -> object:
-    batch = split.inputs, split.labels
-    return forward(training.model, batch, lambda batch: call_model(training.model, batch, training.forward))
-
-
 def _response(output: object) -> Tensor:
     """A tensor that stands for what the model returned: its logits, its loss, or the first one."""
     tensors = output, output_field(output, "logits"), output_field(output, "loss"), *iter_tensors(output)
     return next((t for t in tensors if isinstance(t, Tensor)), torch.empty(0))
 
 
-def _training_responses(training: Training, split: Split) -> dict[str, Tensor]:
+def _training_responses(training: Trainer, split: Split) -> dict[str, Tensor]:
     """In the modes in which the model is trained: its outputs, and the norm of each gradient [P].
 
     They depend on what evaluation does not show: the probability of a functional dropout, hooks on gradients. Both are
     empty if a second call gives other values, as with noise that does not come from torch.
     """
-    model = training.model
+    model, batch = training.model, (split.inputs, split.labels)
     parameters = [p for p in model.parameters() if p.requires_grad]
 
     def respond() -> dict[str, Tensor]:
         with unchanged(model), torch.enable_grad():
             torch.manual_seed(0)
-            output = _call(training, split)
+            output = checked_forward(model, batch, training.forward)
             outputs = value = _response(output)
             if training.loss is not None:
-                value = training_loss(model, output, (split.inputs, split.labels), training.loss)
+                value = training_loss(model, output, batch, training.loss)
             gradients = torch.autograd.grad(value.square().mean(), parameters, allow_unused=True)
         norms = [torch.zeros(()) if g is None else g.detach().norm().float().cpu() for g in gradients]
         return {"training": outputs.detach().float().cpu(), "gradients": torch.stack(norms)}

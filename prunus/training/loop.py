@@ -3,8 +3,9 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,27 +17,20 @@ from prunus.seeds import derive_seed
 from prunus.training.checkpoint import check_checkpoint_writable, load_checkpoint, save_checkpoint
 from prunus.training.checks import check_dense_state, check_trainable
 from prunus.training.constraint import Constraint, NoConstraint
-from prunus.training.evaluate import (
-    EpochMetrics,
-)
+from prunus.training.evaluate import EpochMetrics
 from prunus.training.identity import Identity, training_identity
-from prunus.training.losses import Loss, LossFunction, find_loss
+from prunus.training.losses import AnyLoss, find_loss
 from prunus.training.modes import restored_modes, set_modes, start_training
 from prunus.training.outputs import Forward
-from prunus.training.parallel import check_fabric, check_same
+from prunus.training.parallel import Fabric, check_fabric, check_same
 from prunus.training.precision import single_precision
 from prunus.training.recipe import Recipe
 from prunus.training.recipe_checks import check_recipe
 from prunus.training.sparse.backend import check_backend
-from prunus.training.state import (
-    Observer,
-    TrainingState,
-)
+from prunus.training.sparse.epoch import train_sparse_epoch
+from prunus.training.state import Observer, TrainingState
 from prunus.training.trainer import Trainer, steps_per_epoch
 from prunus.types import Dataset, Progress
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
 
 Report = Callable[[EpochMetrics], None]
 
@@ -49,7 +43,7 @@ def train(
     masks: Mapping[str, Tensor] | None = None,
     constraint: Constraint | None = None,
     forward: Forward | None = None,
-    loss: str | Loss | LossFunction | None = None,
+    loss: str | AnyLoss | None = None,
     seed: int = 0,
     start: TrainingState | None = None,
     observer: Observer | None = None,
@@ -58,7 +52,7 @@ def train(
     report: Report | None = None,
     progress: Progress | None = None,
     backend: str = "auto",
-    fabric: "Fabric | None" = None,
+    fabric: Fabric | None = None,
 ) -> list[EpochMetrics]:
     """Train `model` in place.
 
@@ -126,9 +120,8 @@ def train(
         )
     check_trainable(model, data, recipe, call=forward, loss=loss_function, processes=processes)
     with torch.enable_grad(), restored_modes(model), single_precision(model), _seeded_random_state(seed):
-        run = Trainer(
-            model, recipe, _make_constraint(model, masks, constraint), forward, loss_function, fabric
-        )
+        constraint = _make_constraint(model, masks, constraint)
+        run = Trainer(model, recipe, constraint, forward, loss_function, fabric)
         modes = start_training(model)
         if start is not None:
             run.restore(start)
@@ -149,7 +142,8 @@ def train(
             progress("training", run.done, recipe.epochs * steps_per_epoch(recipe, data.train))
         while not run.is_finished(data.train):
             set_modes(modes)
-            mean_loss = run.epoch(data.train, seed, observer, progress)
+            epoch = run.epoch if run.network is None else partial(train_sparse_epoch, run, run.network)
+            mean_loss = epoch(data.train, seed, observer, progress)
             is_evaluated = evaluate_every_epoch or run.is_at_last_step(data.train)
             run.finish_epoch(mean_loss, data, is_evaluated=is_evaluated)
             if path is not None and identity is not None and (fabric is None or fabric.global_rank == 0):
@@ -162,11 +156,7 @@ def train(
 
 
 def _check_training(
-    model: nn.Module,
-    recipe: Recipe,
-    path: Path | None,
-    evaluate_every_epoch: bool,
-    copies_state: bool,
+    model: nn.Module, recipe: Recipe, path: Path | None, evaluate_every_epoch: bool, copies_state: bool
 ) -> None:
     """Raise what `train` raises for settings, and for a state that cannot be copied."""
     check_recipe(recipe)

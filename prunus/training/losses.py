@@ -47,6 +47,10 @@ class Loss:
     """Whether targets are labels, int64 [B]; otherwise they are numbers [B, C]."""
 
 
+AnyLoss = Loss | LossFunction
+"""A loss that prunus computes with its derivatives, or a function of the user."""
+
+
 def _softmax_gradient(outputs: Tensor, labels: Tensor) -> Tensor:
     return outputs.softmax(1) - F.one_hot(labels, outputs.shape[1]).to(outputs.dtype)
 
@@ -81,14 +85,12 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-def find_loss(loss: str | Loss | LossFunction | None) -> Loss | LossFunction | None:
+def find_loss(loss: str | AnyLoss | None) -> AnyLoss | None:
     """The loss of a name in LOSSES; other values as they are. Raises UnknownNameError where there is none."""
     return lookup("loss", LOSSES, loss) if isinstance(loss, str) else loss
 
 
-def mean_loss(
-    model: nn.Module, output: object, batch: Batch, loss: Loss | LossFunction | None = None
-) -> Tensor:
+def mean_loss(model: nn.Module, output: object, batch: Batch, loss: AnyLoss | None = None) -> Tensor:
     """The mean loss of what `model` returned for a batch.
 
     Args:
@@ -136,11 +138,7 @@ def mean_loss(
 
 
 def training_loss(
-    model: nn.Module,
-    output: object,
-    batch: Batch,
-    loss: Loss | LossFunction | None = None,
-    label_smoothing: float = 0.0,
+    model: nn.Module, output: object, batch: Batch, loss: AnyLoss | None = None, label_smoothing: float = 0.0
 ) -> Tensor:
     """The loss that a step of training makes smaller; NaN where all labels are ignored.
 
@@ -205,11 +203,8 @@ def loss_rows(outputs: Tensor, targets: Tensor | None, loss: Loss) -> tuple[Tens
             outputs = outputs.movedim(1, -1)
         if is_last or is_second:
             return outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1)
-    kind = (
-        "int64 labels [B], [B, T] or [B, H, W]"
-        if loss.takes_labels
-        else "numbers of the shape of the outputs"
-    )
+    labels = "int64 labels [B], [B, T] or [B, H, W]"
+    kind = labels if loss.takes_labels else "numbers of the shape of the outputs"
     raise StatisticsError(
         f"Expected {kind} for the loss {loss.name!r}, got outputs {list(outputs.shape)} and labels "
         f"{list(targets.shape)} of {targets.dtype}; pass others, or loss=lambda output, batch: ..."

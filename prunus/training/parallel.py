@@ -7,18 +7,18 @@ parameters and unused parameters need nothing special, because the model is not 
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
 from prunus.errors import SpecError
 
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+Fabric = Any
+"""A `lightning.Fabric`, which only the caller imports."""
 
 
-def check_fabric(fabric: "Fabric", device: torch.device) -> None:
+def check_fabric(fabric: Fabric, device: torch.device) -> None:
     """Raise SpecError unless the processes of a Fabric are started and can train.
 
     Args:
@@ -89,11 +89,10 @@ def sum_gradients(parameters: Sequence[Tensor], loss: Tensor) -> Tensor:
     missing = [parameter.grad is None for parameter in trained]
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
     count = loss.new_tensor([float(not is_missing) for is_missing in missing])
-    summed = torch.cat([*(gradient.reshape(-1) for gradient in gradients), count, loss.reshape(1)])
+    flat = [*(gradient.reshape(-1) for gradient in gradients), count, loss.reshape(1)]
+    summed = torch.cat(flat)
     distributed.all_reduce(summed)
-    *sums, count, total = torch.split(
-        summed, [*(gradient.numel() for gradient in gradients), len(trained), 1]
-    )
+    *sums, count, total = torch.split(summed, list(map(len, flat)))
     is_used = count.tolist() if any(missing) else [1.0] * len(trained)
     for parameter, gradient, values, used in zip(trained, gradients, sums, is_used, strict=True):
         parameter.grad = gradient.copy_(values.view_as(gradient)) if used else None

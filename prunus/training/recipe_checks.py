@@ -1,6 +1,7 @@
 """Checks of the settings of a recipe."""
 
 import math
+from dataclasses import fields
 from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any
@@ -35,14 +36,7 @@ def check_recipe(recipe: Recipe) -> None:
             raise SpecError(
                 f"Expected {name} to be an integer of at least {low}, got {value!r}; correct the recipe."
             )
-    for name in (
-        "learning_rate",
-        "weight_decay",
-        "penalty_strength",
-        "momentum",
-        "warmup_epochs",
-        "label_smoothing",
-    ):
+    for name in (field.name for field in fields(Recipe) if field.type is float):
         value = getattr(recipe, name)
         if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
             raise SpecError(
@@ -59,7 +53,7 @@ def check_recipe(recipe: Recipe) -> None:
         raise SpecError(
             f"Expected label_smoothing to be below 1, got {recipe.label_smoothing!r}; set a value such as 0.1."
         )
-    for name in ("channels_last", "compile"):
+    for name in (field.name for field in fields(Recipe) if field.type is bool):
         if not isinstance(getattr(recipe, name), bool):
             raise SpecError(f"Expected {name} to be True or False, got {getattr(recipe, name)!r}.")
 

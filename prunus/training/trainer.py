@@ -11,27 +11,20 @@ from torch import Tensor, nn
 from prunus.data.batches import iter_batches
 from prunus.data.image_folder import ImageFiles
 from prunus.data.validation import count_labeled
-from prunus.errors import DivergenceError, SpecError
+from prunus.errors import DivergenceError
 from prunus.registry import lookup
 from prunus.seeds import derive_seed
 from prunus.training.augmentation import AUGMENTATIONS, augment_batch
 from prunus.training.constraint import Constraint, all_trainable_tensors
-from prunus.training.evaluate import (
-    EpochMetrics,
-    best_index,
-    evaluate,
-    evaluate_network,
-    should_stop,
-)
+from prunus.training.evaluate import EpochMetrics, best_index, evaluate, evaluate_network, should_stop
 from prunus.training.evaluation import Evaluation
 from prunus.training.gradients import Gradients
-from prunus.training.losses import Loss, LossFunction
+from prunus.training.losses import AnyLoss
 from prunus.training.optimizers import OPTIMIZERS, PENALTIES
 from prunus.training.outputs import Forward
-from prunus.training.parallel import average_buffers
+from prunus.training.parallel import Fabric, average_buffers
 from prunus.training.recipe import Recipe, learning_rate_at
 from prunus.training.sparse.backend import Backend, choose_training_backend
-from prunus.training.sparse.epoch import train_sparse_epoch
 from prunus.training.state import (
     Observer,
     TrainingState,
@@ -46,8 +39,6 @@ from prunus.training.state import (
 from prunus.types import Dataset, Progress, Split
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
-
     from prunus.training.sparse.network import SparseNetwork
 
 
@@ -60,8 +51,8 @@ class Trainer:
         recipe: Recipe,
         constraint: Constraint,
         forward: Forward | None = None,
-        loss: Loss | LossFunction | None = None,
-        fabric: "Fabric | None" = None,
+        loss: AnyLoss | None = None,
+        fabric: Fabric | None = None,
     ) -> None:
         self.model, self.forward, self.loss, self.fabric = model, forward, loss, fabric
         self.recipe = recipe
@@ -115,27 +106,16 @@ class Trainer:
         Raises:
             SpecError: The sparse backend is requested and cannot train the model.
         """
-        reason = ""
+        reason = None
         if isinstance(split, ImageFiles):
             reason = "the images are read from files"
         elif self.processes > 1:
             reason = "several processes share each batch"
-        if reason and backend == "sparse":
-            raise SpecError(
-                f"Expected examples in memory and one process for the sparse backend, but {reason}; choose the "
-                "backend auto or dense."
-            )
-        if reason:
-            self.backend = Backend("dense", reason)
-            return
-        other_task = self.forward is not None or self.loss is not None or split.labels.ndim != 1
+        elif self.forward is not None or self.loss is not None or split.labels.ndim != 1:
+            reason = "the task is not the classification of examples"
         self.backend, self.network = choose_training_backend(
-            backend, self.model, self.constraint, self.recipe, split.inputs, other_task=other_task
+            backend, self.model, self.constraint, self.recipe, split, reason
         )
-
-    def learning_rate(self, fraction: float) -> float:
-        """The learning rate of the step before which this fraction of the training is done, in [0, 1)."""
-        return learning_rate_at(self.recipe, fraction)
 
     def evaluate(self, split: Split) -> Evaluation:
         """Evaluate the model on a split, with the backend of the training."""
@@ -147,7 +127,7 @@ class Trainer:
     def epoch(
         self, split: Split, seed: int, observer: Observer | None = None, progress: Progress | None = None
     ) -> float:
-        """Train until the end of the current pass over `split`.
+        """Train until the end of the current pass over `split`, with the dense backend.
 
         Args:
             split: The training examples; their order depends on the seed and the number of the epoch only. A batch
@@ -159,8 +139,6 @@ class Trainer:
         Returns:
             The mean loss over the labels that count, or over the examples where labels are not classes.
         """
-        if self.network is not None:
-            return train_sparse_epoch(self, self.network, split, seed, observer, progress)
         size, count = self.recipe.batch_size, steps_per_epoch(self.recipe, split)
         number, first = divmod(self.done, count)
         rank = 0
@@ -173,7 +151,7 @@ class Trainer:
             iter_batches(split, size, seed, number, first, rank, self.processes), start=first
         ):
             for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate((number + index / count) / self.recipe.epochs)
+                group["lr"] = learning_rate_at(self.recipe, (number + index / count) / self.recipe.epochs)
             inputs = augment_batch(self.augment, inputs, seed, number, index)
             n = labels.numel() if is_labeled else count_labeled(labels)
             if n:

@@ -200,6 +200,11 @@ def test_write_raises_for_metadata_that_read_would_refuse(made, model, tmp_path)
     assert not any(tmp_path.iterdir())
 
 
+def test_file_states_the_version_that_wrote_it(tmp_path):
+    prunus.save(torch.nn.Linear(2, 2), tmp_path / "f.prunus")
+    assert prunus.inspect(tmp_path / "f.prunus").metadata["prunus"] == prunus.__version__
+
+
 @pytest.mark.parametrize("metadata", [{"edits": 3}, {"negative_zeros_cleared": 1}, ["edits"]])
 def test_save_raises_for_metadata_that_prunus_writes_itself(metadata, tmp_path):
     with pytest.raises(ContainerError, match=r"Expected metadata as a dict without the keys 'edits' and"):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.compression import without_training
+from prunus.compression import stages, without_training
 from prunus.compression.accuracy_budget import BITS, Trial, find_smallest
 from prunus.errors import AccuracyError, SpecError
 from prunus.training import Recipe
@@ -56,10 +56,8 @@ def test_outputs_are_closer_than_those_of_the_nearest_centroids(trained, digits,
 @pytest.mark.parametrize("criterion", ["magnitude", "obs", "sparse_gpt"])
 def test_hessians_are_collected_once_and_files_are_equal(criterion, trained, digits, tmp_path, monkeypatch):
     calls = []
-    original = without_training.layer_hessians
-    monkeypatch.setattr(
-        without_training, "layer_hessians", lambda *a, **k: calls.append(a) or original(*a, **k)
-    )
+    original = stages.layer_hessians
+    monkeypatch.setattr(stages, "layer_hessians", lambda *a, **k: calls.append(a) or original(*a, **k))
     for name in ("a", "b"):
         prunus.compress(
             trained, tmp_path / name, data=digits, train=False, criterion=criterion, density=0.4, bits=3
@@ -165,6 +163,12 @@ def test_search_raises_where_nothing_fits(trained, digits, tmp_path):
             criterion="magnitude",
         )
     assert not (tmp_path / "m").exists()
+
+
+def test_metric_that_is_nan_is_refused_before_the_search(trained, digits):
+    for metric in (lambda outputs, batch: math.nan, lambda outputs, batch: math.inf):
+        with pytest.raises(SpecError, match="Expected a finite metric of the dense model"):
+            prunus.compress(trained, data=digits, train=False, max_accuracy_drop=1.0, metric=metric)
 
 
 @pytest.mark.parametrize("best", [(0.5, 4), (0.9, 3), (0.05, 8), (0.28, 5), (0.02, 3)])

@@ -24,6 +24,7 @@ from prunus.data import DATASETS
 from prunus.experiments import EXPERIMENTS, PAPERS
 from prunus.experiments.results import Result
 from prunus.models import MODELS
+from prunus.models.loading import make_model
 from prunus.pruning.methods import METHODS
 from prunus.registry import import_object
 from prunus.report import formatting
@@ -371,8 +372,11 @@ def test_scope_option_accepts_a_pattern(run, tmp_path):
 
 def test_recipe_of_a_command_line_is_that_of_the_model_with_its_settings():
     table = prunus.COMPRESSION_RECIPES
-    assert default_preset("lenet-300-100") == "lenet-300-100"
-    assert default_preset("own:net") == "default"
+    assert default_preset(make_model("lenet300100")) == "lenet-300-100"
+    networks = make_model("resnet-20"), make_model("conv-2"), make_model(lambda: torch.nn.Conv2d(3, 2, 1))
+    assert [default_preset(network, is_trained=True) for network in networks] == ["cnn", "default", "default"]
+    assert default_preset(networks[0]) == "default"
+    assert default_preset(networks[0], train=False, is_trained=True) == "without-training"
     epochs = parse_epochs(["final_retrain=4", "dense=0"])
     changed = compression_recipe("lenet-300-100", density=0.5, bits=3, rounds=7, epochs=epochs, scope=None)
     assert (changed.density, changed.bits, changed.rounds) == (0.5, 3, 7)

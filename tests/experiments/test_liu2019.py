@@ -24,8 +24,8 @@ from prunus.experiments.liu2019_pruned import (
     train_pruned_network,
 )
 from prunus.experiments.running import draw_experiment, run_experiment
-from prunus.pruning.prunable import layer_kinds
 from prunus.pruning.structured.macs import count_macs
+from prunus.pruning.weight_layers import layer_kinds
 from prunus.runs.spec import code_digests
 from prunus.runs.store import Store
 from prunus.seeds import derive_seed

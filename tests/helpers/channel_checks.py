@@ -9,10 +9,8 @@ from prunus.pruning.structured.verify import removal_error
 
 def error_of(model, analysis, removed):
     """How far the outputs without channels are from those with the channels set to zero."""
-    is_kept = analysis.kept_labels(removed)
-    attributes = bound_attributes(analysis.bindings, lambda constant: constant.reduced_value(is_kept))
-    traced = analysis.traced
-    return removal_error(model, traced.args, traced.kwargs, kept_indices(analysis, removed), attributes)
+    attributes = bound_attributes(analysis.bindings, analysis.kept_ids(removed))
+    return removal_error(model, analysis.traced.inputs, kept_indices(analysis, removed), attributes)
 
 
 def check_channels(model, analysis, channels, halves=True):

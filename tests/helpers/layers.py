@@ -25,6 +25,13 @@ def linear() -> tuple[nn.Module, Params, Tensor]:
     return model, prunable_weights(model), correlated(N, IN)
 
 
+def relative_output_errors(hessians, before: Params, after: Params) -> dict[str, float]:
+    """|ΔW X|² / |W X|² of each layer."""
+    return {
+        n: h.error(after[n].detach() - before[n].detach()) / h.error(before[n]) for n, h in hessians.items()
+    }
+
+
 CONVOLUTIONS = {
     "plain": (nn.Conv2d(4, 6, 3), (4, 7, 7)),
     "padded": (nn.Conv2d(4, 6, 3, padding=1, stride=2), (4, 7, 8)),

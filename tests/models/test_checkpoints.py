@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from prunus.errors import ModelError, ModelMismatchError
@@ -115,6 +116,19 @@ def test_file_without_one_state_dict_is_refused(content, tmp_path):
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(ModelError, match=r"Expected a state_dict, tensors by name"):
         read_checkpoint(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+@pytest.mark.parametrize("kind", ["text", "truncated"])
+def test_damaged_file_is_refused_in_one_sentence(name, kind, tmp_path):
+    path = tmp_path / name
+    save_file(STATE, path) if name.endswith("safetensors") else torch.save(STATE, path)
+    path.write_bytes(b"hello" if kind == "text" else path.read_bytes()[:-40])
+    with pytest.raises(
+        ModelError, match=r"cannot be read as weights \(\w+: .*\); save model.state_dict"
+    ) as caught:
+        read_checkpoint(path)
+    assert str(caught.value).count(". ") == 0
 
 
 def published_names(blocks):

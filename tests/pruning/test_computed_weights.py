@@ -9,7 +9,8 @@ from torch.nn.utils import parametrizations, prune
 
 import prunus
 from prunus.errors import ModelError
-from prunus.pruning.prunable import masks_of_torch, prunable_weights
+from prunus.pruning.prunable import prunable_weights
+from prunus.pruning.weight_layers import masks_of_torch
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 

@@ -84,7 +84,7 @@ def test_a_criterion_that_changes_its_arguments_does_not_change_the_kept_weights
         (returns_none, "the schedule 'returns_none' to return a list of densities"),
         (lambda density, rounds: [], "a list of densities"),
         (lambda density, rounds: [None], "density of all weights to be above 0 .* got None"),
-        (lambda density, rounds: [{"weight": 2.0}], "density of weight to be above 0 .* got 2.0"),
+        (lambda density, rounds: [{"weight": 2.0}], "density of 'weight' to be above 0 .* got 2.0"),
     ],
 )
 def test_a_schedule_that_fails_is_named(schedule, message):

@@ -7,7 +7,8 @@ from torch import nn
 from prunus import models
 from prunus.errors import ModelError, NoPrunableWeightsError
 from prunus.models import MODELS
-from prunus.pruning.prunable import layer_kinds, prunable_weights
+from prunus.pruning.prunable import prunable_weights
+from prunus.pruning.weight_layers import layer_kinds
 
 PUBLISHED = {
     "lenet-300-100": (266_610, 266_200),

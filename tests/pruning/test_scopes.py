@@ -25,8 +25,8 @@ from prunus.pruning.scopes import (
     Scope,
     parse_scope,
     shapes_of,
-    top_k,
 )
+from prunus.pruning.scopes.top_k import top_k
 from prunus.seeds import make_generator
 from prunus.types import MaskDict, Scores
 

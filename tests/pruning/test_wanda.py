@@ -11,13 +11,13 @@ from torch import nn
 import prunus
 from prunus.errors import ModelError, StatisticsError
 from prunus.pruning.criteria.activations import wanda
-from prunus.pruning.obs.hessian import layer_hessians, relative_output_errors
+from prunus.pruning.obs.hessian import layer_hessians
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.statistics import collect
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 import tiny_networks
-from layers import CONVOLUTIONS, convolution, correlated, draw, linear
+from layers import CONVOLUTIONS, convolution, correlated, draw, linear, relative_output_errors
 
 
 @pytest.mark.parametrize("kind", ["linear", *CONVOLUTIONS])

@@ -203,7 +203,7 @@ def test_a_slurm_job_that_lasts_and_makes_progress_is_submitted_any_number_of_ti
     executor, work = Executor(), MissingRuns((SPECS[0],), store.path, "slurm", {})
     scheduler = RunScheduler(SPECS[:1], store)
     with nullcontext() if seconds == 0.0 else pytest.raises(WorkerError, match="The last job was lost"):
-        slurm._wait(executor, {0: executor.submit()}, (work, 1), scheduler)
+        slurm._wait(executor, {0: executor.submit()}, work, scheduler)
     assert len(submissions) == losses
     assert store.is_done(run_id(SPECS[0])) == (seconds == 0.0)
 

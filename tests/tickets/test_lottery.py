@@ -13,6 +13,7 @@ from torch import nn
 import prunus
 from prunus.data import image_folder
 from prunus.errors import (
+    DataError,
     InvariantWarning,
     ModelError,
     SpecError,
@@ -142,6 +143,8 @@ def test_unknown_names_are_refused_before_training(data):
         prunus.lottery(tiny_networks.mlp, data, rounds=0, recipe=RECIPE)
     with pytest.raises(SpecError, match=r"PruningRates\(linear, conv, output\), got 0\.5"):
         prunus.lottery(tiny_networks.mlp, data, pruning_rates=0.5, recipe=RECIPE)
+    with pytest.raises(DataError, match=r"a prunus\.Dataset, got a list"):
+        prunus.lottery(tiny_networks.mlp, [data.train], rounds=1, recipe=RECIPE)
     with pytest.raises(ModelError, match="a function that returns a model, got a Sequential"):
         prunus.lottery(tiny_networks.mlp(0), data, recipe=RECIPE)
 

@@ -24,8 +24,9 @@ from prunus.errors import (
 from prunus.masks import Masks, are_nested, mask_density
 from prunus.pruning.density import num_to_keep
 from prunus.pruning.methods import METHODS
-from prunus.pruning.prunable import layer_kinds, prunable_weights
+from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES, Layer
+from prunus.pruning.weight_layers import layer_kinds
 from prunus.registry import import_object
 from prunus.runs.directory import RunDirectory
 from prunus.runs.spec import run_id

@@ -71,6 +71,28 @@ def test_two_processes_train_as_one(digits, tmp_path):
             assert torch.equal(mask, ranks[1][1][key])
 
 
+def prune_in_rounds(fabric, data, folder):
+    def fit(model, masks):
+        prunus.train(model, data, RECIPE, masks=masks, fabric=fabric)
+
+    model = make_model()
+    rounds = prunus.prune_and_retrain(model, data, [0.5, 0.2], fit=fit)
+    ticket = prunus.lottery(make_model, data, rounds=1, fit=fit)
+    results = model.state_dict(), dict(rounds[-1].masks), ticket.weights(1), dict(ticket.masks(1))
+    torch.save(results, folder / f"{'alone' if fabric is None else fabric.global_rank}.pt")
+
+
+def test_rounds_and_tickets_are_trained_by_two_processes_through_fit(digits, tmp_path):
+    data = make_data(digits)
+    prune_in_rounds(None, data, tmp_path)
+    launch(prune_in_rounds, data, tmp_path)
+    alone, *ranks = (torch.load(tmp_path / f"{name}.pt") for name in ("alone", 0, 1))
+    for expected, *parts in zip(alone, *ranks, strict=True):
+        for key, tensor in expected.items():
+            assert torch.equal(parts[0][key], parts[1][key])
+            assert torch.allclose(tensor.float(), parts[0][key].float(), rtol=1e-4, atol=1e-5)
+
+
 def train_until(fabric, data, checkpoint, killed_rank):
     def kill(metrics):
         if metrics.epoch == 2 and fabric.global_rank == killed_rank:

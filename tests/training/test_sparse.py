@@ -362,11 +362,17 @@ REASONS = {
     "frozen": (frozen, {}, "'0.bias' is not trained"),
     "hooks": (hooked, {}, "'1' has hooks"),
     "dtype": (lambda: small_network().double(), {}, "is torch.float64 on cpu"),
+    "empty": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 0), nn.ReLU(), nn.Linear(0, 10)),
+        {},
+        "the layer '1' has no outputs",
+    ),
     "optimizer": (small_network, {"optimizer": "rmsprop"}, "no optimizer 'rmsprop'"),
     "residual": (lambda: MODELS["resnet-20"](), {}, "forward pass cannot be traced|scale|uses"),
 }
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize("name", REASONS)
 def test_reason_for_the_dense_backend_is_given(name):
     make, changes, reason = REASONS[name]
@@ -375,7 +381,8 @@ def test_reason_for_the_dense_backend_is_given(name):
     masks = {n: torch.rand(p.shape) < 0.05 for n, p in weights.items()}
     shape = (3, 32, 32) if name == "residual" else (1, 8, 8)
     recipe = Recipe(1, 0.01, 40).replace(**changes)
-    choice = (model, Masks(model, masks), recipe, torch.randn(4, *shape))
+    split = Split(torch.randn(4, *shape), torch.zeros(4, dtype=torch.int64))
+    choice = (model, Masks(model, masks), recipe, split)
     backend, network = choose_training_backend("auto", *choice)
     assert (backend.name, network) == ("dense", None)
     assert re.search(reason, backend.reason)
@@ -387,26 +394,26 @@ def test_short_training_is_dense(digits, monkeypatch):
     """The sparse backend takes longer to start."""
     monkeypatch.undo()
     model, masks = masked(small_network)
-    choice = (model, Masks(model, masks), Recipe(1, 0.01, 40), digits.train.inputs)
+    choice = (model, Masks(model, masks), Recipe(1, 0.01, 40), digits.train)
     backend, _ = choose_training_backend("auto", *choice)
     assert str(backend) == "dense (the network or the number of examples is small)"
     assert choose_training_backend("sparse", *choice)[0].name == "sparse"
-    longer = (*choice[:2], Recipe(100_000, 0.01, 40), digits.train.inputs)
+    longer = (*choice[:2], Recipe(100_000, 0.01, 40), digits.train)
     assert choose_training_backend("auto", *longer)[0].name == "sparse"
 
 
 def test_choice_depends_on_density_masks_and_values(digits):
-    model, recipe, inputs = small_network(), Recipe(1, 0.01, 40), digits.train.inputs
+    model, recipe, split = small_network(), Recipe(1, 0.01, 40), digits.train
     weights = {n: p.detach() for n, p in model.named_parameters() if p.dim() > 1}
     for density, name in ((0.9, "dense"), (0.05, "sparse")):
         masks = Masks(model, {n: torch.rand(w.shape) < density for n, w in weights.items()})
-        assert choose_training_backend("auto", model, masks, recipe, inputs)[0].name == name
-        assert choose_training_backend("sparse", model, masks, recipe, inputs)[0].name == "sparse"
-        assert str(choose_training_backend("dense", model, masks, recipe, inputs)[0]) == "dense"
+        assert choose_training_backend("auto", model, masks, recipe, split)[0].name == name
+        assert choose_training_backend("sparse", model, masks, recipe, split)[0].name == "sparse"
+        assert str(choose_training_backend("dense", model, masks, recipe, split)[0]) == "dense"
     frozen_values = Masks(model, dict(masks), weights)
-    backend, _ = choose_training_backend("auto", model, frozen_values, recipe, inputs)
+    backend, _ = choose_training_backend("auto", model, frozen_values, recipe, split)
     assert backend.reason == "pruned weights are frozen at values other than zero"
-    assert "no weight is masked" in str(choose_evaluation_backend("auto", model, inputs)[0])
+    assert "no weight is masked" in str(choose_evaluation_backend("auto", model, split.inputs)[0])
     with pytest.raises(SpecError, match="one of auto, dense, sparse, got 'fast'"):
         train(model, digits, recipe, backend="fast")
 
@@ -416,7 +423,7 @@ def test_network_that_is_not_its_layers_in_order_is_computed_by_pytorch(digits):
     model, masks = masked(small_network)
     model[1].forward = lambda x: x  # fx does not look into modules of torch
     backend, _ = choose_training_backend(
-        "auto", model, Masks(model, masks), Recipe(1, 0.01, 40), digits.train.inputs
+        "auto", model, Masks(model, masks), Recipe(1, 0.01, 40), digits.train
     )
     assert backend.reason == "its logits are not those of its layers in their order"
 

@@ -167,7 +167,9 @@ def test_compression_of_a_regression_trains_with_its_loss(tmp_path):
     assert done.stages[-1].validation.loss == pytest.approx(loss)
     untrained = prunus.compress(model, data=data, train=False, density=0.5, bits=2, loss="squared_error")
     assert loss < untrained.stages[-1].validation.loss
-    with pytest.raises(SpecError, match="Expected a metric with max_accuracy_drop"):
+    with pytest.raises(
+        SpecError, match="Expected a finite metric of the dense model with max_accuracy_drop, got nan"
+    ):
         prunus.compress(model, data=data, preset=recipe, loss="squared_error", max_accuracy_drop=1.0)
 
 

@@ -49,11 +49,8 @@ def decode_canonical(
     size = len(payload)
     window, num_bits, position, used = np.uint64(0), 0, start >> 3, start
     if start & 7:
-        window, num_bits, position = (
-            np.uint64(payload[position] if position < size else np.uint8(0)),
-            8 - (start & 7),
-            position + 1,
-        )
+        byte = payload[position] if position < size else np.uint8(0)
+        window, num_bits, position = np.uint64(byte), 8 - (start & 7), position + 1
     for i in range(len(out)):
         while num_bits <= 48:
             byte = payload[position] if position < size else np.uint8(0)

@@ -41,9 +41,8 @@ def _is_value(value: object) -> bool:
             dim.isdecimal() and isinstance(indices, list) and all(type(i) is int and i >= 0 for i in indices)
             for dim, indices in value.items()
         )
-    return all(
-        type(number) is int and number > 0 for number in (value if isinstance(value, list) else [value])
-    )
+    numbers = value if isinstance(value, list) else [value]
+    return all(type(number) is int and number > 0 for number in numbers)
 
 
 def _fits(value: Any, old: object) -> bool:

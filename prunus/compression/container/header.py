@@ -78,10 +78,7 @@ def parse_header(content: bytes) -> tuple[Header, tuple[TensorEntry, ...]]:
     check_structure(content, "The header")
     try:
         header = json.loads(
-            content.decode(),
-            parse_constant=_finite,
-            parse_float=_finite,
-            object_pairs_hook=_unique,
+            content.decode(), parse_constant=_finite, parse_float=_finite, object_pairs_hook=_unique
         )
     except (ValueError, RecursionError) as error:
         raise CorruptFileError(f"The header is corrupt: invalid JSON: {error}.") from error
@@ -185,11 +182,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _is_model(model: object) -> bool:
     """Whether `model` is {"name": string, "arguments": {string: scalar}}."""
-    if not isinstance(model, dict) or model.keys() != {"name", "arguments"}:
-        return False
-    arguments = model["arguments"]
-    return (
-        isinstance(model["name"], str)
-        and isinstance(arguments, dict)
-        and all(value is None or isinstance(value, str | int | float) for value in arguments.values())
-    )
+    match model:
+        case {"name": str(), "arguments": dict(arguments), **others} if not others:
+            return all(isinstance(value, str | int | float | None) for value in arguments.values())
+    return False

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from prunus.compression.container.edits import (
+    EditedAttributes,
     TensorShapes,
     apply_edits,
     check_edits,
     edits_of,
     remaining_state,
 )
-from prunus.compression.container.file_format import CHECKSUM, as_bytes, checksum
+from prunus.compression.container.file_format import CHECKSUM, DTYPES, as_bytes, checksum
 from prunus.compression.container.read import (
     ParsedFile,
     decode_section,
@@ -29,6 +30,9 @@ from prunus.errors import CorruptFileError, ModelMismatchError, PrunusError
 from prunus.models.checkpoints import match_names
 from prunus.models.safetensors_file import tied_names
 from prunus.modules import check_initialized, unwrapped
+
+Kind = tuple[str, tuple[int, ...]]
+"""The dtype and shape of a tensor; of another value, its type and ()."""
 
 PART_BYTES = 32 << 20
 """Tensors of this many bytes are copied into a module at a time."""
@@ -71,10 +75,7 @@ def load(
     header, state = unpack(read_bytes(path, max_bytes), max_bytes)
     name, edits = os.fspath(path), edits_of(header)
     model = _build(name, header)
-    shapes = {key: tuple(value.shape) for key, value in state.items() if isinstance(value, Tensor)}
-    smaller = check_edits(name, model, edits, shapes)
-    kinds = {key: _kind(value) for key, value in state.items()}
-    _check_same_tensors(name, model, remaining_state(model, edits), kinds, smaller)
+    smaller = _check_same_tensors(name, model, edits, {key: _kind(value) for key, value in state.items()})
     apply_edits(model, edits, smaller)
     # The model is on the meta device: the tensors that were read become its own.
     model.load_state_dict(state, assign=True)
@@ -93,12 +94,10 @@ def _fill(path: str, model: nn.Module, file: ParsedFile) -> None:
     renamed = match_names(names, list(expected)).names
     numbers = {renamed.get(name, name): number for number, name in enumerate(names)}
     kinds = {
-        name: _kind(file.decode(number)) if entry.is_plain_data else f"{entry.dtype} {list(entry.shape)}"
+        name: _kind(file.decode(number)) if entry.is_plain_data else (entry.dtype, entry.shape)
         for (name, number), entry in zip(numbers.items(), file.entries, strict=True)
     }
-    shapes = {name: file.entries[number].shape for name, number in numbers.items()}
-    smaller = check_edits(path, model, edits, shapes)
-    _check_same_tensors(path, model, expected, kinds, smaller)
+    smaller = _check_same_tensors(path, model, edits, kinds)
     _check_tied_values(path, model, tied_names(expected), file, numbers)
     parts = list(_parts(file, numbers))
     if len(parts) == 1:  # all tensors are decoded before the model is changed
@@ -180,16 +179,17 @@ def _build(path: str, header: Mapping[str, object], device: str = "meta") -> nn.
 
 
 def _check_same_tensors(
-    path: str, model: nn.Module, state: Mapping[str, Any], kinds: Mapping[str, str], smaller: TensorShapes
-) -> None:
-    """Raise ModelMismatchError unless names, dtypes and shapes (those that `smaller` changes to) are the same."""
-    state = {
-        **state,
-        **{name: state[name].new_empty(shape, device="meta") for name, shape in smaller.items()},
-    }
-    expected = {name: _kind(value) for name, value in state.items()}
+    path: str, model: nn.Module, edits: EditedAttributes | None, kinds: Mapping[str, Kind]
+) -> TensorShapes:
+    """The shapes of the tensors of a model that `edits` make smaller, by name; nothing is changed.
+
+    Raises ModelMismatchError unless the model then has tensors of the names and `kinds` of the file.
+    """
+    smaller = check_edits(path, model, edits, {name: shape for name, (_, shape) in kinds.items()})
+    expected = {name: _kind(value) for name, value in remaining_state(model, edits).items()}
+    expected |= {name: (expected[name][0], shape) for name, shape in smaller.items()}
     differing = [
-        f"{printable(name)} ({kinds[name]} in the file, {expected[name]} in the model)"
+        f"{printable(name)} ({_text(kinds[name])} in the file, {_text(expected[name])} in the model)"
         for name in expected.keys() & kinds.keys()
         if kinds[name] != expected[name]
     ]
@@ -203,6 +203,7 @@ def _check_same_tensors(
         raise ModelMismatchError(
             f"{path} is for another model than {type(model).__name__}; {'; '.join(listed)}."
         )
+    return smaller
 
 
 def _check_tied_values(
@@ -230,7 +231,12 @@ def printable(name: str) -> str:
     return name if name.isprintable() else repr(name)
 
 
-def _kind(tensor: object) -> str:
-    if not isinstance(tensor, Tensor):
-        return type(tensor).__name__
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+def _kind(value: object) -> Kind:
+    if not isinstance(value, Tensor):
+        return type(value).__name__, ()
+    return str(value.dtype).removeprefix("torch."), tuple(value.shape)
+
+
+def _text(kind: Kind) -> str:
+    dtype, shape = kind
+    return f"{dtype} {list(shape)}" if dtype in DTYPES else dtype

@@ -10,12 +10,7 @@ from torch import Tensor
 
 from prunus.compression.codecs import CODECS, relative_index
 from prunus.compression.codecs.bitstream import CHUNK
-from prunus.compression.container.file_format import (
-    DTYPES,
-    Bits,
-    to_row_major,
-    unsigned_dtype,
-)
+from prunus.compression.container.file_format import DTYPES, Bits, to_row_major, unsigned_dtype
 from prunus.compression.container.header import TensorEntry
 from prunus.compression.container.seeded_encoder import decode_seeded
 from prunus.compression.container.tensor_blob import COLUMN_MAJOR, HALF, TensorBlob
@@ -40,7 +35,7 @@ def decode_tensor(entry: TensorEntry, blob: TensorBlob) -> Tensor:
     """
     dtype, label = DTYPES[entry.dtype], f"The blob of {entry.name!r}"
     if not blob.flags:
-        return _plain(entry, blob, label)
+        return _as_tensor(_plain(dtype, blob, label), entry)
     stored_dtype = torch.float16 if blob.flags & HALF else dtype
     values = np.frombuffer(blob.values, unsigned_dtype(stored_dtype.itemsize))
     if blob.codes is not None and blob.flags & HALF:
@@ -53,19 +48,21 @@ def decode_tensor(entry: TensorEntry, blob: TensorBlob) -> Tensor:
         bits = _as_float32(values)
     else:
         bits = _place(_value_chunks(values, blob), entry, blob, label)
+    return _as_tensor(bits, entry)
+
+
+def _as_tensor(bits: Bits, entry: TensorEntry) -> Tensor:
     native = bits.astype(bits.dtype.newbyteorder("="), copy=False)
-    return torch.from_numpy(native.view(np.uint8)).view(dtype).reshape(entry.shape)
+    return torch.from_numpy(native.view(np.uint8)).view(DTYPES[entry.dtype]).reshape(entry.shape)
 
 
-def _plain(entry: TensorEntry, blob: TensorBlob, label: str) -> Tensor:
-    """A tensor whose entries are stored as they are."""
-    dtype = DTYPES[entry.dtype]
+def _plain(dtype: torch.dtype, blob: TensorBlob, label: str) -> Bits:
+    """A copy of entries that are stored as they are."""
     itemsize = dtype.itemsize // 2 if dtype.is_complex else dtype.itemsize
     stored = np.frombuffer(blob.values, unsigned_dtype(itemsize))
     if dtype == torch.bool and stored.size and int(stored.max()) > 1:
         raise CorruptFileError(f"{label} holds a boolean value that is neither 0 nor 1.")
-    native = stored.astype(stored.dtype.newbyteorder("="), copy=True)
-    return torch.from_numpy(native.view(np.uint8)).view(dtype).reshape(entry.shape)
+    return stored.copy()
 
 
 def _start(chunks: Iterator[T]) -> Iterator[T]:

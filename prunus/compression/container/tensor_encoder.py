@@ -23,14 +23,7 @@ from prunus.compression.container.file_format import (
     to_row_major,
     unsigned_dtype,
 )
-from prunus.compression.container.tensor_blob import (
-    CODEBOOK,
-    COLUMN_MAJOR,
-    HALF,
-    SPARSE,
-    Stream,
-    TensorBlob,
-)
+from prunus.compression.container.tensor_blob import CODEBOOK, COLUMN_MAJOR, HALF, SPARSE, Stream, TensorBlob
 from prunus.errors import ContainerError
 
 MAX_CODEBOOK = 256

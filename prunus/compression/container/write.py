@@ -96,6 +96,8 @@ def encode_tensors(
     for name, value in state.items():
         is_encoded = isinstance(value, Tensor) and name not in generated and name not in tied
         encoder = TensorEncoder(name, value) if is_encoded else None
+        is_tensor = isinstance(value, Tensor)
+        kind = (dtype_names.get(value.dtype), list(value.shape)) if is_tensor else (PLAIN_DATA, [])
         for encoding, result in zip(encodings, results, strict=True):
             if not isinstance(value, Tensor):
                 blob = encode_plain_data(name, value)
@@ -106,11 +108,6 @@ def encode_tensors(
                 blob = TensorBlob(TIED, 0, b"", tied_to=numbers[tied[name]]).to_bytes()
             else:
                 blob = encoder.encode(encoding)
-            kind = (
-                (dtype_names[value.dtype], list(value.shape))
-                if isinstance(value, Tensor)
-                else (PLAIN_DATA, [])
-            )
             result.blobs.append(blob)
             result.rows.append([name, *kind, len(blob)])
     return results
@@ -163,23 +160,15 @@ def pack(
     return encoded.to_bytes(model=model, metadata=metadata)
 
 
-def write(
-    path: str | os.PathLike[str],
-    state: Mapping[str, Any],
-    *,
-    model: Json | None = None,
-    metadata: Json | None = None,
-    encoding: EncodingConfig = EncodingConfig(),  # noqa: B008 - frozen
-    generated: Mapping[str, SeededTensor] | None = None,
-    factors: Mapping[str, float] | None = None,
-) -> int:
+def write(path: str | os.PathLike[str], state: Mapping[str, Any], **options: Any) -> int:
     """Write `state` to `path` and return the size of the file in bytes.
 
     The file appears whole or not at all, and replaces a regular file that exists.
 
     Args:
         path: The file to write.
-        state, model, metadata, encoding, generated, factors: See `pack`.
+        state: Tensors by name, and other values; see `encode_tensors`.
+        options: Other arguments of `pack`: model, metadata, encoding, generated, factors.
 
     Returns:
         The size of the file in bytes.
@@ -189,9 +178,7 @@ def write(
             unchanged.
         ContainerError: See `pack`.
     """
-    data = pack(
-        state, model=model, metadata=metadata, encoding=encoding, generated=generated, factors=factors
-    )
+    data = pack(state, **options)
     write_atomic(path, data)
     return len(data)
 

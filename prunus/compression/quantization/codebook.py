@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prunus.compression.quantization.kmeans import SortedValues, cluster, nearest
-from prunus.compression.quantization.kmeans_init import KMEANS_INITS
+from prunus.compression.quantization.kmeans_init import KMEANS_INITS, KMeansInit
 from prunus.errors import (
     ModelError,
     NoEffectWarning,
@@ -95,36 +95,22 @@ def quantize_weights(
         tensor([ 1.,  1.,  0., -3., -3.])
     """
     check_masks(params, masks)
-    check_floating({name: params[name] for name in masks})
-    check_kmeans_init(kmeans_init)
+    for name in masks:
+        if not params[name].is_floating_point():
+            raise ModelError(
+                f"Expected floating-point weights to quantize, got {name!r} of {params[name].dtype}; leave it out."
+            )
+    initialize = lookup("initialization of k-means", KMEANS_INITS, kmeans_init)
     bits = check_bits(bits, list(masks))
     result = {}
     for name, mask in masks.items():
         weight = params[name].detach().float().flatten()
         indices = (mask.to(weight.device).flatten() & (weight != 0)).nonzero().squeeze(1)
         values = weight[indices].cpu().numpy()
-        codebook, codes = _codebook(values, bits[name], kmeans_init, seed, name)
-        result[name] = CodebookTensor(
-            torch.from_numpy(codebook).to(weight.device),
-            torch.from_numpy(codes).to(weight.device),
-            indices,
-            params[name].shape,
-        )
+        codebook, codes = map(torch.from_numpy, _codebook(values, bits[name], initialize, seed, name))
+        codebook, codes = codebook.to(weight.device), codes.to(weight.device)
+        result[name] = CodebookTensor(codebook, codes, indices, params[name].shape)
     return result
-
-
-def check_floating(weights: Params) -> None:
-    """Raise ModelError unless all weights are floating-point numbers."""
-    for name, weight in weights.items():
-        if not weight.is_floating_point():
-            raise ModelError(
-                f"Expected floating-point weights to quantize, got {name!r} of {weight.dtype}; leave it out."
-            )
-
-
-def check_kmeans_init(name: str) -> None:
-    """Raise UnknownNameError unless `name` is an initialization of k-means."""
-    lookup("initialization of k-means", KMEANS_INITS, name)
 
 
 def check_bits(bits: int | Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
@@ -156,7 +142,7 @@ def check_bits(bits: int | Mapping[str, int], names: Sequence[str]) -> dict[str,
 
 
 def _codebook(
-    weights: NDArray[np.float32], bits: int, kmeans_init: str, seed: int, name: str
+    weights: NDArray[np.float32], bits: int, initialize: KMeansInit, seed: int, name: str
 ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
     """The codebook of nonzero weights, ascending, and the code of each weight."""
     if not len(weights):
@@ -175,7 +161,7 @@ def _codebook(
         )
         return np.unique(weights, return_inverse=True)
     generator = np.random.default_rng(derive_seed(seed, "codebook", name))
-    centroids = cluster(values, KMEANS_INITS[kmeans_init](values, 2**bits, generator), 2**bits)
+    centroids = cluster(values, initialize(values, 2**bits, generator), 2**bits)
     # Centroids that have not converged may round to one float32 number. -0.0 becomes 0.0.
     codebook, merged = np.unique(centroids.astype(np.float32) + np.float32(0), return_inverse=True)
     codes = merged[nearest(weights, centroids)]

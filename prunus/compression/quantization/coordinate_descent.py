@@ -20,6 +20,7 @@ from torch import Tensor
 from prunus.compression.quantization.codebook import CodebookTensor
 from prunus.pruning.matrix import from_matrix
 from prunus.pruning.obs.hessian import LayerHessian
+from prunus.pruning.progress import tracked
 from prunus.types import Params, Progress
 
 NUM_SWEEPS = 4
@@ -56,13 +57,10 @@ def minimize_output_error(
     >>> minimize_output_error({"fc": quantized}, {"fc": weight}, {"fc": hessian})["fc"].dense()
     tensor([[1.0000, 1.0000, 1.6000]])
     """
-    result = {}
-    for number, (name, tensor) in enumerate(quantized.items(), start=1):
-        result[name] = tensor
+    result = dict(quantized)
+    for name, tensor in tracked(list(quantized.items()), "layers quantized", progress):
         if len(tensor.codebook) > 1:
             result[name] = _Layer(tensor, original[name], hessians[name]).minimize()
-        if progress:
-            progress("layers quantized", number, len(quantized))
     return result
 
 

@@ -77,11 +77,14 @@ class CodebookConstraint:
             codebook, codes, bits = (
                 torch.empty(0) if part is None else part.to(weight.device) for part in parts
             )
-            if bits.dtype != torch.uint8 or bits.numel() != -(-weight.numel() // 8):
-                raise _other_state(name)
-            indices = unpack_mask(bits, weight.shape).flatten().nonzero().squeeze(1)
-            if len(codes) != len(indices) or (len(codes) and int(codes.max()) >= len(codebook)):
-                raise _other_state(name)
+            fits = bits.dtype == torch.uint8 and bits.numel() == -(-weight.numel() // 8)
+            mask = unpack_mask(bits, weight.shape) if fits else torch.zeros(())
+            indices = mask.flatten().nonzero().squeeze(1)
+            if not fits or len(codes) != len(indices) or bool((codes >= len(codebook)).any()):
+                raise CheckpointError(
+                    f"Expected the codebook, codes and mask of {name!r} as state_dict returned them for this model, "
+                    "got others; load the checkpoint of this model."
+                )
             quantized[name] = CodebookTensor(codebook, codes.long(), indices.to(weight.device), weight.shape)
         return cls(model, quantized)
 
@@ -121,14 +124,8 @@ class CodebookConstraint:
 
     def verify(self) -> int:
         """The number of weights of the model that are not their centroid, or not zero where they are pruned."""
-        return sum(
-            int(
-                (
-                    weight != dequantize(self.codebooks[name].detach(), self.quantized[name]).to(weight.dtype)
-                ).sum()
-            )
-            for name, weight in self._weights().items()
-        )
+        expected = {name: tensor.dense() for name, tensor in self.result().items()}
+        return sum(int((w != expected[name].to(w.dtype)).sum()) for name, w in self._weights().items())
 
     def trainable_tensors(self) -> dict[str, Tensor]:
         """The codebooks that hold a value, and the trainable parameters that are not quantized."""
@@ -230,13 +227,6 @@ class CodebookConstraint:
                 f"Expected the model to have a parameter {name!r} of shape {list(shape)}, which is quantized, got "
                 f"{list(weight.shape)}; quantize the model as it is now."
             )
-
-
-def _other_state(name: str) -> CheckpointError:
-    return CheckpointError(
-        f"Expected the codebook, codes and mask of {name!r} as state_dict returned them for this model, got others; "
-        "load the checkpoint of this model."
-    )
 
 
 def _first_weights(tensor: CodebookTensor) -> tuple[Tensor, Tensor]:

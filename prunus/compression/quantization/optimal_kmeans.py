@@ -4,7 +4,7 @@
 
 Source: the recursion of Wang & Song 2011 (Ckmeans.1d.dp). The position of its minimum increases with i, so divide
 and conquer needs O(B log B) costs per row instead of O(B²) (Grønlund et al. 2017). The result is exact if there are
-at most `bins` distinct values; otherwise it is exact for the histogram, within 0.01 % of the optimum on real layers.
+at most BINS distinct values; otherwise it is exact for the histogram, within 0.01 % of the optimum on real layers.
 """
 
 import numpy as np
@@ -14,20 +14,20 @@ from prunus.compiled import compile_kernel
 from prunus.compression.quantization.kmeans import Floats, SortedValues
 
 BINS = 16_384
+"""Of the histogram."""
 
 
-def optimal_centroids(numbers: SortedValues, k: int, bins: int = BINS) -> Floats:
+def optimal_centroids(numbers: SortedValues, k: int) -> Floats:
     """Return the ascending centroids with the smallest within-cluster sum of squares.
 
     Args:
         numbers: The numbers in ascending order.
         k: Number of clusters.
-        bins: Number of bins of the histogram.
 
     Returns:
         [min(k, distinct values)] float64.
     """
-    edges = _bin_edges(numbers.values, bins)
+    edges = _bin_edges(numbers.values, BINS)
     counts = np.diff(edges).astype(np.float64)
     sums = np.diff(numbers.sums[edges])
     # Moments about the overall mean: differences of large prefix sums of squares would lose digits.

@@ -17,7 +17,6 @@ Differences from the papers: α = 1.6, so that 15 iterations reach what 20 do wi
 layer whose update loses more of its output than zeroing is solved for again (`fallback.py`), with a warning.
 """
 
-import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,15 +28,15 @@ from torch import Tensor
 from prunus.errors import EmptyLayerWarning, NonFiniteError, StatisticsError
 from prunus.masks import mask_density
 from prunus.pruning.density import densities_by_name
-from prunus.pruning.masks import check_finite, warn_if_empty
+from prunus.pruning.masks import warn_if_empty
 from prunus.pruning.matrix import from_matrix, to_matrix
-from prunus.pruning.obs.fallback import limit_layer_update, warn_of_rejected
+from prunus.pruning.obs.fallback import limit_layer_updates
 from prunus.pruning.obs.hessian import LayerHessian
 from prunus.pruning.obs.layer_method import LayerMethod, LayerTask
 from prunus.pruning.obs.state import PruneResult
-from prunus.pruning.scopes import FunctionScope, Scope, shapes_of
+from prunus.pruning.scopes import FunctionScope, Scope
 from prunus.seeds import derive_seed
-from prunus.types import Density, MaskDict, Params
+from prunus.types import Density, MaskDict
 
 MASK_ITERATIONS = 0.8
 """The fraction of the iterations that select masks; the last of them selects the final ones."""
@@ -80,28 +79,13 @@ class Admm(LayerMethod):
 
     def _prune_layers(self, task: LayerTask) -> PruneResult:
         hessians, weights = task.hessians, task.weights
-        task.scope.check(shapes_of(weights), [task.density], task.within)
-        updated: Params = {}
-        rejected: list[str] = []
-        masks: MaskDict = {}
-        seconds: dict[str, float] = {}
-        for names in _ranked_together(task.scope, list(weights)):
-            start = time.perf_counter()
-            layers = {name: _AdmmLayer(name, weights[name], hessians[name]) for name in names}
-            masks |= _iterate(layers, task.part(names), self.num_iterations)
-            for name, layer in layers.items():
-                updated[name], was_rejected = limit_layer_update(
-                    hessians[name], weights[name], masks[name], layer.weight()
-                )
-                rejected += [name] * was_rejected
-                task.report(len(updated))
-            elapsed = time.perf_counter() - start
-            seconds |= {name: elapsed / len(names) for name in names}
+        layers = {name: _AdmmLayer(name, weights[name], hessian) for name, hessian in hessians.items()}
+        masks = _iterate(layers, task, self.num_iterations)
         warn_if_empty(masks)
-        warn_of_rejected("ADMM", rejected)
-        check_finite(updated, "The updated weight")
-        increase = sum(hessians[name].damped_error(updated[name] - weights[name]) for name in weights)
-        return PruneResult(updated, masks, increase, max(hessians[name].damping for name in weights), seconds)
+        updated = {name: layer.weight() for name, layer in layers.items()}
+        updated, _ = limit_layer_updates("ADMM", hessians, weights, masks, updated)
+        increase = sum(h.damped_error(updated[name] - weights[name]) for name, h in hessians.items())
+        return PruneResult(updated, masks, increase)
 
 
 class _AdmmLayer:
@@ -178,9 +162,3 @@ def _decreasing_densities(density: Density, scope: Scope, before: MaskDict, num_
         {name: target + (starts[name] - target) * fraction for name, target in targets.items()}
         for fraction in fractions
     ]
-
-
-def _ranked_together(scope: Scope, names: list[str]) -> list[list[str]]:
-    """The names of the layers whose masks the scope selects together; a function may look at all of them."""
-    together = scope.ranks_layers_together or isinstance(scope, FunctionScope)
-    return [names] if together else [[name] for name in names]

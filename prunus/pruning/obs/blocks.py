@@ -14,10 +14,10 @@ memory compared with the Hessians.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,12 @@ from prunus.pruning.calibration_checks import run_forward
 from prunus.pruning.layer_checks import NUM_COMPARED_EXAMPLES
 from prunus.pruning.masks import check_finite
 from prunus.pruning.obs.hessian import DAMPING, LayerHessian, ProductSum, layer_hessians
-from prunus.pruning.obs.layer_inputs import check_used_by_layers_alone, hooked_layers, layer_of
+from prunus.pruning.obs.layer_inputs import PassOptions, check_used_by_layers_alone, hooked_layers, layer_of
+from prunus.pruning.progress import tracked
 from prunus.pruning.weights import with_weights
 from prunus.training.modes import eval_mode
 from prunus.training.outputs import Forward, call_model
-from prunus.types import Params, Progress
+from prunus.types import Params
 
 CACHES = ("cache", "past_key_values", "past_key_value")
 """Arguments of Hugging Face blocks that collect keys and values from call to call; None: nothing is collected."""
@@ -46,9 +47,7 @@ def hessians_by_block(
     inputs: Calibration,
     *,
     damping: float = DAMPING,
-    batch_size: int = 100,
-    forward: Forward | None = None,
-    progress: Progress | None = None,
+    **options: Unpack[PassOptions],
 ) -> Iterator[dict[str, LayerHessian]]:
     """As `layer_hessians`, for some of the layers at a time.
 
@@ -57,9 +56,7 @@ def hessians_by_block(
         weights: Weights of Linear and convolutional layers, by name.
         inputs: Calibration examples in any form.
         damping: λ as a fraction of the mean of H's diagonal.
-        batch_size: Examples per forward pass, at most.
-        forward: (model, batch) -> outputs; None: the model is called with the inputs.
-        progress: Called after each batch, and after each block.
+        options: See `PassOptions`; progress is reported after each block too.
 
     Yields:
         The Hessians of the layers outside of the blocks, then those of each block; or all together.
@@ -67,27 +64,26 @@ def hessians_by_block(
     Raises:
         StatisticsError, ModelError, NonFiniteError: As `layer_hessians`.
     """
-    examples, blocks = as_examples(inputs), _find_blocks(model, weights)
+    examples, paths = as_examples(inputs), _find_blocks(model, weights)
     check_finite(weights, "The weight")
-    collect = partial(layer_hessians, damping=damping, forward=forward, progress=progress)
-    outside = {name: w for name, w in weights.items() if not any(name.startswith(path) for path in blocks)}
-    if blocks and not all(torch.equal(weight, model.get_parameter(name)) for name, weight in weights.items()):
+    forward, progress = options.get("forward"), options.get("progress")
+    outside = {name: w for name, w in weights.items() if not name.startswith(paths)}
+    if paths and not all(torch.equal(weight, model.get_parameter(name)) for name, weight in weights.items()):
         model = with_weights(model, weights)
-        blocks = _find_blocks(model, weights)
-    first = _try_blocks(model, list(blocks.values()), examples, forward) if blocks else None
+    blocks = [model.get_submodule(path.rstrip(".")) for path in paths]
+    first = _try_blocks(model, blocks, examples, forward) if blocks else None
     if first is None:
-        yield collect(model, weights, examples, batch_size=batch_size)
+        yield layer_hessians(model, weights, examples, damping=damping, **options)
         return
-    batch_size = min(batch_size, max(1, MAX_PASSED_ON * len(first.x) // first.x.numel()))
+    most = max(1, MAX_PASSED_ON * len(first.x) // first.x.numel())
+    options["batch_size"] = min(options.get("batch_size", 100), most)
     if outside:
-        yield collect(model, outside, examples, batch_size=batch_size)
-    calls = _capture(model, next(iter(blocks.values())), examples.batches(batch_size), forward)
-    for number, (path, block) in enumerate(blocks.items(), start=1):
+        yield layer_hessians(model, outside, examples, damping=damping, **options)
+    calls = _capture(model, blocks[0], examples.batches(options["batch_size"]), forward)
+    for path, block in tracked(list(zip(paths, blocks, strict=True)), "blocks", progress):
         names = [name for name in weights if name.startswith(path)]
         sums = {name: ProductSum(name, layer_of(model, name)) for name in names}
         _run_block(path, block, sums, calls)
-        if progress:
-            progress("blocks", number, len(blocks))
         if names:
             yield {name: products.hessian(len(examples), damping) for name, products in sums.items()}
 
@@ -131,22 +127,22 @@ def _run_block(path: str, block: nn.Module, sums: Mapping[str, ProductSum], call
     check_used_by_layers_alone(parent, list(sums), lambda: first.output(inside))
 
 
-def _find_blocks(model: nn.Module, weights: Params) -> dict[str, nn.Module]:
-    """The blocks by path with a dot at the end: the children of the list of modules that contains most of the weights.
+def _find_blocks(model: nn.Module, weights: Params) -> tuple[str, ...]:
+    """The paths, with a dot at the end, of the children of the list of modules that contains most of the weights.
 
     All are of one class, and none is itself a layer of a weight.
     """
-    best: dict[str, nn.Module] = {}
+    best: tuple[str, ...] = ()
     most = 0
     for path, module in model.named_modules():
         if not isinstance(module, nn.ModuleList | nn.Sequential) or len(module) < 2:
             continue
         prefix = f"{path}." if path else ""
-        blocks = {f"{prefix}{name}.": child for name, child in module.named_children()}
-        inside = [name for name in weights if any(name.startswith(block) for block in blocks)]
-        are_layers = any(f"{block}weight" in weights for block in blocks)
-        if len(inside) > most and not are_layers and len({type(child) for child in blocks.values()}) == 1:
-            best, most = blocks, len(inside)
+        paths = tuple(f"{prefix}{name}." for name, _ in module.named_children())
+        inside = [name for name in weights if name.startswith(paths)]
+        are_layers = any(f"{path}weight" in weights for path in paths)
+        if len(inside) > most and not are_layers and len({type(child) for child in module}) == 1:
+            best, most = paths, len(inside)
     return best
 
 
@@ -154,90 +150,57 @@ def _try_blocks(
     model: nn.Module, blocks: Sequence[nn.Module], examples: Examples, forward: Forward | None
 ) -> _Call | None:
     """The arguments of the first block for the first examples; None where the blocks do not follow one another."""
-    trial = _Trial(blocks)
-    with eval_mode(model), ExitStack() as hooks:
-        for block in blocks:
-            hooks.enter_context(block.register_forward_pre_hook(trial.before, with_kwargs=True))
-            hooks.enter_context(block.register_forward_hook(trial.after))
+    called: list[tuple[nn.Module, _Call | None]] = []
+    returned: list[tuple[nn.Module, Tensor | None]] = []
+
+    def before(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        called.append((module, _call(arguments, named)))
+
+    def after(module: nn.Module, arguments: tuple[Any, ...], output: object) -> None:
+        passed_on = _passed_on(output)
+        returned.append((module, None if passed_on is None else passed_on.clone()))
+
+    with eval_mode(model):
         try:
-            call_model(model, examples.take(slice(NUM_COMPARED_EXAMPLES)).batch, forward)
+            with ExitStack() as hooks:
+                for block in blocks:
+                    hooks.enter_context(block.register_forward_pre_hook(before, with_kwargs=True))
+                    hooks.enter_context(block.register_forward_hook(after))
+                call_model(model, examples.take(slice(NUM_COMPARED_EXAMPLES)).batch, forward)
+            calls = [call for _, call in called if call is not None]
+            outputs = [output for _, output in returned if output is not None]
+            order = [module for module, _ in called], [module for module, _ in returned]
+            if order != (list(blocks), list(blocks)) or not len(calls) == len(outputs) == len(blocks):
+                return None
+            again = [call.output(block) for call, block in zip(calls, blocks, strict=True)]
         except Exception:  # all at once, its error says what is wrong
             return None
-    return trial.first if trial.succeeded else None
+    first = calls[0]
+    expected = [_Call(x, first.others, first.named) for x in (first.x, *outputs[:-1])]
+    return first if _are_equal([calls, again], [expected, outputs]) else None
 
 
 def _capture(
     model: nn.Module, block: nn.Module, batches: Sequence[Batch], forward: Forward | None
 ) -> list[_Call]:
     """The arguments of the first block for each batch."""
-    calls = []
-    with eval_mode(model), block.register_forward_pre_hook(_stop, with_kwargs=True):
+    calls: list[_Call] = []
+
+    def stop(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        call = _call(arguments, named)
+        assert call is not None
+        calls.append(call)
+        raise _Stop
+
+    with eval_mode(model), block.register_forward_pre_hook(stop, with_kwargs=True):
         for batch in batches:
-            try:
+            with suppress(_Stop):
                 run_forward(model, batch, partial(call_model, model, forward=forward))
-            except _Stop as stop:
-                calls.append(stop.call)
     return calls
 
 
 class _Stop(BaseException):
     """Ends a forward pass at the first block; no error, so that nobody handles it on the way."""
-
-    def __init__(self, call: _Call) -> None:
-        super().__init__()
-        self.call = call
-
-
-def _stop(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-    call = _call(arguments, named)
-    assert call is not None
-    raise _Stop(call)
-
-
-@dataclass
-class _Trial:
-    """Whether the blocks follow one another, seen by hooks during one forward pass."""
-
-    blocks: Sequence[nn.Module]
-    first: _Call | None = None
-    call: _Call | None = None
-    """Of the present block."""
-    passed_on: Tensor | None = None
-    """By the block before."""
-    order: list[nn.Module] = field(default_factory=list)
-    fails: bool = False
-    runs_again: bool = False
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether every block ran once, in the order of the list, on the output of the one before."""
-        return not self.fails and self.order == list(self.blocks)
-
-    def before(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """Compare the arguments of a block with those of the first, and its input with the output before."""
-        if self.runs_again:
-            return
-        self.order.append(module)
-        self.call = _call(arguments, named)
-        self.first = self.first or self.call
-        if self.call is None or self.first is None:
-            self.fails = True
-        elif self.passed_on is not None:
-            self.fails |= not _are_equal(
-                (self.call.x, self.call.others, self.call.named),
-                (self.passed_on, self.first.others, self.first.named),
-            )
-
-    def after(self, module: nn.Module, arguments: tuple[Any, ...], output: object) -> None:
-        """Run the block again, which must return the same."""
-        if self.runs_again or self.fails or self.call is None:
-            return
-        self.passed_on, self.runs_again = _passed_on(output), True
-        try:
-            again = self.call.output(module)
-        finally:
-            self.runs_again = False
-        self.fails |= self.passed_on is None or again is None or not _are_equal(again, self.passed_on)
 
 
 def _call(arguments: tuple[Any, ...], named: dict[str, Any]) -> _Call | None:
@@ -260,6 +223,8 @@ def _are_equal(a: Any, b: Any) -> bool:
         return a is b or (a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b))
     if isinstance(a, tuple | list) and type(a) is type(b):
         return len(a) == len(b) and all(map(_are_equal, a, b))
+    if isinstance(a, _Call) and isinstance(b, _Call):
+        return _are_equal([a.x, a.others, a.named], [b.x, b.others, b.named])
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_are_equal(a[key], b[key]) for key in a)
     # Other objects may have a state that a call changes.

@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from prunus.errors import DensityError
+from prunus.errors import DensityError, NonFiniteError
 from prunus.pruning.density import check_density, num_to_keep
 from prunus.pruning.masks import check_finite
-from prunus.pruning.obs.hessian import LayerHessian, output_norm
+from prunus.pruning.obs.hessian import LayerHessian
 from prunus.types import MaskDict, Params, Scores
 
 DENSITY_GRID = tuple(level / 100 for level in range(1, 101))
@@ -80,7 +80,12 @@ def relative_error_curves(
     """
     relative: dict[str, ErrorCurve] = {}
     for name, curve in curves.items():
-        norm = output_norm(name, hessians[name], weights)
+        norm = hessians[name].error(weights[name])
+        if not norm:
+            raise NonFiniteError(
+                f"Expected an output of the layer of {name!r} that is not zero on all calibration examples, got zero; "
+                f"exclude {name!r}."
+            )
         relative[name] = {density: error / norm for density, error in curve.items()}
     return relative
 

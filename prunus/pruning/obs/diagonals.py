@@ -45,6 +45,7 @@ from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import im2col_batches
 from prunus.pruning.obs.chain import ChainStep, layer_chain
 from prunus.pruning.obs.objective import Objective, flatten_weights, unflatten_weights
+from prunus.pruning.progress import tracked
 from prunus.seeds import make_generator
 from prunus.types import Params, Progress
 
@@ -89,10 +90,9 @@ def exact(objective: Objective, *, seed: int = 0, progress: Progress | None = No
         return basis @ hessian_vector_product(objective, basis)
 
     parts = []
-    for indices in torch.split(torch.arange(len(w), device=w.device), NUM_PRODUCTS_AT_ONCE):
+    batches = torch.split(torch.arange(len(w), device=w.device), NUM_PRODUCTS_AT_ONCE)
+    for indices in tracked(batches, "batches of the diagonal", progress):
         parts.append(vmap(entry)(indices))
-        if progress:
-            progress("entries of the diagonal", int(indices[-1]) + 1, len(w))
     return _check_diagonal(unflatten_weights(torch.cat(parts), objective.weights))
 
 
@@ -115,11 +115,9 @@ def hutchinson(
     """
     w, generator = flatten_weights(objective.weights), make_generator(seed, "hutchinson")
     total = torch.zeros_like(w)
-    for sample in range(1, num_samples + 1):
+    for _ in tracked(range(num_samples), "samples of the diagonal", progress):
         signs = (torch.randint(2, w.shape, generator=generator) * 2 - 1).to(w)
         total += signs * hessian_vector_product(objective, signs)
-        if progress:
-            progress("samples of the diagonal", sample, num_samples)
     return _check_diagonal(unflatten_weights(total / num_samples, objective.weights))
 
 
@@ -200,15 +198,13 @@ def _pass_backward(objective: Objective, with_second: bool, progress: Progress |
     _check_layers(objective, steps)
     total = {name: torch.zeros_like(weight) for name, weight in objective.weights.items()}
     loss, num_examples = objective.differentiable_loss, len(objective.examples)
-    batches = objective.examples.batches(BATCH_SIZE)
-    for done, (batch, targets) in enumerate(
-        zip(batches, torch.split(objective.targets, BATCH_SIZE), strict=True), start=1
-    ):
+    batches = objective.labeled_batches(BATCH_SIZE)
+    for number, (batch, targets) in enumerate(tracked(batches, "batches of the curvature", progress)):
         values = [inputs_of(batch)]
         for step in steps:
             # A copy, because an activation may work in place.
             values.append(step.call(values[-1].clone()))
-        if done == 1:
+        if number == 0:
             _check_values(objective, steps, values, batch)
         gradient = loss.gradient(values[-1], targets)
         curvature = loss.hessian_diagonal(values[-1], targets)
@@ -219,8 +215,6 @@ def _pass_backward(objective: Objective, with_second: bool, progress: Progress |
                     if name in total:
                         total[name] += second
             gradient, curvature = _step_backward(step, x, gradient, curvature, with_second)
-        if progress:
-            progress("batches of the curvature", done, len(batches))
     result = {name: curvature / num_examples for name, curvature in total.items()}
     check_finite(result, "The curvature of")
     return result
@@ -370,13 +364,11 @@ def _check_values(objective: Objective, steps: list[ChainStep], values: list[Ten
 
 
 def _check_layers(objective: Objective, steps: list[ChainStep]) -> None:
-    """Raise ModelError where a weight is in none of the layers, or there is no layer."""
+    """Raise ModelError where a weight is in none of the layers."""
     layers = {step.name for step in steps if step.layer is not None}
     for name in objective.weights:
         if name.rpartition(".")[0] not in layers:
             raise _unsupported(objective.model, f"{name!r} belongs to none of its layers, {sorted(layers)}")
-    if not steps:
-        raise ModelError(f"Expected a layer to prune in {type(objective.model).__name__}, got none.")
 
 
 DIAGONALS: dict[str, Diagonal] = {

@@ -17,7 +17,7 @@ selected masks, instead of being stored along the way. Scores are computed on th
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -25,15 +25,14 @@ from torch import Tensor, nn
 from prunus.data.examples import Calibration
 from prunus.errors import NonFiniteError
 from prunus.masks import apply_masks
-from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import from_matrix
-from prunus.pruning.obs.fallback import limit_layer_update, warn_of_rejected
-from prunus.pruning.obs.hessian import DAMPING, LayerHessian, layer_hessians
-from prunus.pruning.obs.layer_method import LayerTask, prune_by_block
-from prunus.pruning.obs.method import PruneTask, PruningMethod, check_damping
+from prunus.pruning.obs.fallback import limit_layer_updates
+from prunus.pruning.obs.hessian import LayerHessian, layer_hessians
+from prunus.pruning.obs.layer_inputs import PassOptions
+from prunus.pruning.obs.layer_method import LayerMethod, LayerTask
+from prunus.pruning.obs.method import PruneTask
 from prunus.pruning.obs.state import PruneResult, PruningState, prune_in_steps
 from prunus.pruning.scopes import Block, Layer, NByM, Scope
-from prunus.training.outputs import Forward
 from prunus.types import MaskDict, Params, Progress, Scores
 
 UNSTRUCTURED = Layer()
@@ -62,19 +61,12 @@ class ExactObsState(PruningState):
 
     def _prune_to(self, masks: MaskDict) -> "ExactObsState":
         """Set the remaining weights so that the outputs are closest to those of the examined weights."""
-        weights, rejected = {}, []
-        for name, mask in masks.items():
-            solved = self._timed(name, lambda name: self._solve_layer(name, masks[name]))
-            weights[name], was_rejected = limit_layer_update(
-                self.hessians[name], self.initial[name], mask, solved
-            )
-            rejected += [name] * was_rejected
-        warn_of_rejected("ExactOBS", rejected)
-        check_finite(weights, "The updated weight")
-        increase = sum(
-            hessian.damped_error(weights[name] - self.initial[name])
-            for name, hessian in self.hessians.items()
-        )
+        hessians, initial = self.hessians, self.initial
+        solved = {
+            name: self._timed(name, lambda name: self._solve_layer(name, masks[name])) for name in hessians
+        }
+        weights, _ = limit_layer_updates("ExactOBS", hessians, initial, masks, solved)
+        increase = sum(h.damped_error(weights[name] - initial[name]) for name, h in hessians.items())
         return replace(self, weights=weights, masks=masks, predicted_increase=increase)
 
     def _timed(self, name: str, work: Callable[[str], Tensor]) -> Tensor:
@@ -169,7 +161,7 @@ def _solve_rows(name: str, rows: Tensor, remaining: Tensor, hessian: Tensor) -> 
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExactObs(PruningMethod):
+class ExactObs(LayerMethod):
     """OBS layer by layer and row by row, for layers of some hundred inputs.
 
     Args:
@@ -190,25 +182,17 @@ class ExactObs(PruningMethod):
     tensor(2.)
     """
 
-    uses_layer_inputs: ClassVar[bool] = True
+    allows_steps: ClassVar[bool] = True
     summary: ClassVar[str] = (
         "OBS layer by layer, row by row (ExactOBS), with an update of the remaining weights."
     )
-    damping: float = DAMPING
-    batch_size: int = 100
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_damping(self.damping, self.summary, may_be_zero=True)
 
     def examiner(
         self,
         model: nn.Module,
         inputs: Calibration,
         scope: Scope = UNSTRUCTURED,
-        *,
-        forward: Forward | None = None,
-        progress: Progress | None = None,
+        **options: Unpack[PassOptions],
     ) -> Callable[[Params, MaskDict], ExactObsState]:
         """The function (weights, masks) -> ExactObsState.
 
@@ -216,8 +200,7 @@ class ExactObs(PruningMethod):
             model: Contains the layers; it is not changed.
             inputs: Calibration examples in any form.
             scope: The pattern to prune in.
-            forward: (model, batch) -> outputs; None: the model is called with the inputs.
-            progress: Called after each batch of inputs, and while rows are scored.
+            options: See `PassOptions`; progress is reported while rows are scored too.
 
         Returns:
             The function; it raises what `layer_hessians` raises, and its states NonFiniteError where H is singular with
@@ -225,30 +208,27 @@ class ExactObs(PruningMethod):
         """
 
         def examine(weights: Params, masks: MaskDict) -> ExactObsState:
-            hessians = layer_hessians(
-                model, weights, inputs,
-                damping=self.damping, batch_size=self.batch_size, forward=forward, progress=progress,
-            )  # fmt: skip
-            return exact_obs_state(hessians, weights, masks, scope, progress)
+            passing: PassOptions = {"batch_size": self.batch_size, **options}
+            hessians = layer_hessians(model, weights, inputs, damping=self.damping, **passing)
+            return exact_obs_state(hessians, weights, masks, scope, options.get("progress"))
 
         return examine
 
     def _prune(self, task: PruneTask) -> PruneResult:
         if self.num_steps == 1:
-            return prune_by_block(task, _prune_layers, self.damping, self.batch_size)
+            return super()._prune(task)
         examine = self.examiner(
             task.model, task.examples, task.scope, forward=task.forward, progress=task.progress
         )
         return task.prune_in_steps(examine, self.num_steps)
 
+    def _prune_layers(self, task: LayerTask) -> PruneResult:
+        def examine(weights: Params, masks: MaskDict) -> ExactObsState:
+            return exact_obs_state(task.hessians, weights, masks, task.scope, task.progress)
 
-def _prune_layers(task: LayerTask) -> PruneResult:
-    """Prune layers whose Hessians are known, in a single step."""
-
-    def examine(weights: Params, masks: MaskDict) -> ExactObsState:
-        return exact_obs_state(task.hessians, weights, masks, task.scope, task.progress)
-
-    return prune_in_steps(examine, task.weights, task.density, task.scope, within=task.within, seed=task.seed)
+        return prune_in_steps(
+            examine, task.weights, task.density, task.scope, within=task.within, seed=task.seed
+        )
 
 
 def exact_obs_state(

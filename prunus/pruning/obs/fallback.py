@@ -13,7 +13,7 @@ By the loss (`limit_update_by_loss`): the update is halved until the loss is at 
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from math import inf
 
@@ -22,12 +22,13 @@ from torch import Tensor
 
 from prunus.errors import UpdateRejectedWarning
 from prunus.masks import apply_masks
+from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import from_matrix
 from prunus.pruning.obs.hessian import STRIPE_ROWS, LayerHessian
 from prunus.pruning.obs.objective import Objective
 from prunus.pruning.obs.refit import least_squares
 from prunus.pruning.obs.state import PruneResult
-from prunus.types import Params
+from prunus.types import MaskDict, Params
 
 CONVERGED = 1e-12
 """Reduction of the squared gradient after which a row is solved."""
@@ -100,21 +101,39 @@ def _is_clearly_better(hessian: LayerHessian, before: Tensor, zeroed: Tensor, up
     return bool((gain > torch.finfo(dtype).eps * change.shape[2] ** 0.5 * rounding).all())
 
 
-def warn_of_rejected(method: str, names: Sequence[str]) -> None:
-    """Warn with the names of the layers whose update was rejected, where there is one.
+def limit_layer_updates(
+    method: str, hessians: Mapping[str, LayerHessian], before: Params, masks: MaskDict, updated: Params
+) -> tuple[Params, list[str]]:
+    """`limit_layer_update` of several layers, with a warning that names those whose update was rejected.
 
     Args:
-        method: The name of the method.
-        names: The names of the layers.
+        method: The name of the method, for the warning.
+        hessians: Of the layers, by name of the weight.
+        before: The weights that errors are measured from.
+        masks: True where a weight is kept.
+        updated: The weights after the update.
+
+    Returns:
+        The weights, and the names of the layers whose update was rejected.
+
+    Raises:
+        NonFiniteError: A weight is not finite.
     """
-    if names:
+    weights: Params = {}
+    rejected: list[str] = []
+    for name, hessian in hessians.items():
+        weights[name], is_rejected = limit_layer_update(hessian, before[name], masks[name], updated[name])
+        rejected += [name] * is_rejected
+    if rejected:
         warnings.warn(
             f"The update by {method} lost more of the output than setting the pruned weights to zero in "
-            f"{', '.join(map(repr, names))}, whose inputs are strongly correlated or few; the kept weights were solved "
-            "for again, by least squares for the same masks.",
+            f"{', '.join(map(repr, rejected))}, whose inputs are strongly correlated or few; the kept weights were "
+            "solved for again, by least squares for the same masks.",
             UpdateRejectedWarning,
             stacklevel=4,
         )
+    check_finite(weights, "The updated weight")
+    return weights, rejected
 
 
 @torch.no_grad()

@@ -37,6 +37,7 @@ from prunus.pruning.masks import check_finite
 from prunus.pruning.obs.method import LossMethod, check_damping
 from prunus.pruning.obs.objective import Objective
 from prunus.pruning.obs.state import Examine, PruningState
+from prunus.pruning.progress import tracked
 from prunus.types import MaskDict, Params, Progress, Scores
 
 MAX_FISHER_BYTES = 2**34
@@ -171,11 +172,7 @@ class Fisher(LossMethod):
                 ]
                 pivots[name] = from_blocks(torch.cat(parts), current.weights[name])
             return FisherState(
-                weights=current.weights,
-                masks=masks,
-                fisher=fisher,
-                pivots=pivots,
-                damping=self.damping,
+                weights=current.weights, masks=masks, fisher=fisher, pivots=pivots, damping=self.damping
             )
 
         return examine
@@ -255,17 +252,22 @@ def empirical_fisher(
         ModelError: F would be larger than MAX_FISHER_BYTES.
         NonFiniteError: A gradient, or a product of two, is not finite.
     """
-    _check_size(objective.weights, block_size)
+    sizes = [weight.numel() for weight in objective.weights.values()]
+    num_bytes = 8 * sum(size * min(block_size, size) for size in sizes)
+    if num_bytes > MAX_FISHER_BYTES:
+        raise ModelError(
+            f"Expected a Fisher of at most {MAX_FISHER_BYTES / 2**30:.0f} GiB, got {num_bytes / 2**30:,.0f} GiB for "
+            f"{sum(sizes):,} weights in blocks of {block_size:,}; use smaller blocks."
+        )
     fisher = {}
     for name, w in objective.weights.items():
         num_blocks, size = to_blocks(w.flatten(), block_size).shape
         fisher[name] = w.new_zeros(num_blocks, size, size, dtype=torch.float64)
     num_examples = len(objective.examples)
-    for done, gradients in enumerate(per_example_gradients(objective, batch_size), start=1):
+    batches, total = per_example_gradients(objective, batch_size), -(-num_examples // batch_size)
+    for gradients in tracked(batches, "batches of gradients", progress, total):
         for name, g in gradients.items():
             _add_products(fisher[name], to_blocks(g.flatten(1), block_size))
-        if progress:
-            progress("batches of gradients", done, -(-num_examples // batch_size))
     for name, blocks in fisher.items():
         blocks /= num_examples
         # The largest products are on the diagonal.
@@ -284,15 +286,6 @@ def _add_products(total: Tensor, gradients: Tensor) -> None:
         chunk = slice(first, first + step)
         g = gradients[:, chunk].double().transpose(0, 1)
         total[chunk].baddbmm_(g.transpose(1, 2), g)
-
-
-def _check_size(weights: Params, block_size: int) -> None:
-    num_bytes = 8 * sum(w.numel() * min(block_size, w.numel()) for w in weights.values())
-    if num_bytes > MAX_FISHER_BYTES:
-        raise ModelError(
-            f"Expected a Fisher of at most {MAX_FISHER_BYTES / 2**30:.0f} GiB, got {num_bytes / 2**30:,.0f} GiB for "
-            f"{sum(w.numel() for w in weights.values()):,} weights in blocks of {block_size:,}; use smaller blocks."
-        )
 
 
 def damped_cholesky(fisher: Tensor, remaining: Tensor, damping: float, name: str) -> Tensor:

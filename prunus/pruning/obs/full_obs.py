@@ -35,6 +35,7 @@ from prunus.pruning.masks import check_finite
 from prunus.pruning.obs.method import LossMethod, check_damping
 from prunus.pruning.obs.objective import Objective, flatten_weights, unflatten_weights
 from prunus.pruning.obs.state import Examine, PruningState
+from prunus.pruning.progress import tracked
 from prunus.pruning.scopes import Scope
 from prunus.types import Density, MaskDict, Params, Progress, Scores
 
@@ -153,22 +154,17 @@ class FullObs(LossMethod):
         def examine(weights: Params, masks: MaskDict) -> FullObsState:
             masks = {name: masks[name] for name in objective.weights}  # flattened in one order
             remaining, current = flatten_weights(masks), objective.replace_weights(weights)
-            has_curvature, num_batches = (
-                torch.zeros_like(remaining),
-                -(-len(current.examples) // BATCH_SIZE),
-            )
+            has_curvature, num_examples = torch.zeros_like(remaining), len(current.examples)
 
             def vectors() -> Iterator[Tensor]:
-                for batch, x in enumerate(gauss_newton_factors(current)):
-                    if progress and batch:
-                        progress("batches of the inverse Hessian", batch, num_batches)
+                total = -(-num_examples // BATCH_SIZE)
+                factors = gauss_newton_factors(current)
+                for x in tracked(factors, "batches of the inverse Hessian", progress, total):
                     has_curvature.logical_or_(x.any(0))
                     # Without a derivative, the row and column of a pruned weight are those of the damping alone.
                     yield x * remaining
 
-            inverse = inverse_hessian(vectors(), len(current.examples), self.damping)
-            if progress:
-                progress("batches of the inverse Hessian", num_batches, num_batches)
+            inverse = inverse_hessian(vectors(), num_examples, self.damping)
             check_nonzero(unflatten_weights(has_curvature, current.weights), masks, "The curvature by")
             inverse[~remaining], inverse[:, ~remaining] = 0.0, 0.0
             return FullObsState(weights=current.weights, masks=masks, inverse=inverse, damping=self.damping)
@@ -185,10 +181,7 @@ def gauss_newton_factors(objective: Objective) -> Iterator[Tensor]:
 
     w = flatten_weights(objective.weights)
     loss = objective.differentiable_loss
-    batches = zip(
-        objective.examples.batches(BATCH_SIZE), torch.split(objective.targets, BATCH_SIZE), strict=True
-    )
-    for batch, targets in batches:
+    for batch, targets in objective.labeled_batches(BATCH_SIZE):
         tensors = list(iter_tensors(batch))
         in_dims = (None, *(0 for _ in tensors))
         try:

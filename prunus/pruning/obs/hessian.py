@@ -12,20 +12,19 @@ Damping: λ I is added before inverting, λ a fraction of the mean of the diagon
 inputs that are not always zero. It is reported, and no other is ever added.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from prunus.data.examples import Calibration, as_examples
-from prunus.errors import NonFiniteError, StatisticsError
+from prunus.errors import StatisticsError
 from prunus.pruning.calibration_checks import uninformative_error
 from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import conv2d_input_products, im2col_batches, to_matrix
-from prunus.pruning.obs.layer_inputs import layer_of, pass_layer_inputs
-from prunus.training.outputs import Forward
-from prunus.types import Params, Progress
+from prunus.pruning.obs.layer_inputs import PassOptions, layer_of, pass_layer_inputs
+from prunus.types import Params
 
 DAMPING = 0.01
 BUFFER_ROWS = 512
@@ -92,9 +91,7 @@ def layer_hessians(
     inputs: Calibration,
     *,
     damping: float = DAMPING,
-    batch_size: int = 100,
-    forward: Forward | None = None,
-    progress: Progress | None = None,
+    **options: Unpack[PassOptions],
 ) -> dict[str, LayerHessian]:
     """Pass `inputs` once through a copy of `model` with these weights, and sum H of the layer of each of them.
 
@@ -104,9 +101,7 @@ def layer_hessians(
             as these.
         inputs: Calibration examples in any form, on the device of the model.
         damping: λ as a fraction of the mean of H's diagonal.
-        batch_size: Examples per forward pass.
-        forward: (model, batch) -> outputs; None: the model is called with the inputs.
-        progress: Called after each batch.
+        options: See `PassOptions`.
 
     Returns:
         One Hessian per weight.
@@ -129,10 +124,8 @@ def layer_hessians(
         )
     examples = as_examples(inputs)
     sums = {name: ProductSum(name, layer_of(model, name)) for name in weights}
-    pass_layer_inputs(
-        model, weights, examples, {name: products.add for name, products in sums.items()},
-        batch_size=batch_size, forward=forward, progress=progress,
-    )  # fmt: skip
+    adders = {name: products.add for name, products in sums.items()}
+    pass_layer_inputs(model, weights, examples, adders, **options)
     return {name: products.hessian(len(examples), damping) for name, products in sums.items()}
 
 
@@ -210,48 +203,3 @@ class ProductSum:
                 f"All inputs of the layer of {self.name!r} are zero in all {num_examples} calibration examples"
             )
         return LayerHessian(hessian, damping * float(positive.mean()), num_examples, self.num_vectors)
-
-
-def relative_output_errors(
-    hessians: Mapping[str, LayerHessian], before: Params, after: Params
-) -> dict[str, float]:
-    """The squared error of each layer's output after a change of weights, relative to it: |ΔW X|² / |W X|².
-
-    Args:
-        hessians: By name of the weight.
-        before: The weights before the change.
-        after: The weights after it.
-
-    Returns:
-        One number per weight of `hessians`.
-
-    Raises:
-        NonFiniteError: The output of a layer is all zero.
-    """
-    return {
-        name: hessian.error(after[name].detach() - before[name].detach()) / output_norm(name, hessian, before)
-        for name, hessian in hessians.items()
-    }
-
-
-def output_norm(name: str, hessian: LayerHessian, weights: Params) -> float:
-    """|W X|² / N of a layer; NonFiniteError where its output is zero for all examples.
-
-    Args:
-        name: Name of the weight, for the error.
-        hessian: Of its layer.
-        weights: The weights, by name.
-
-    Returns:
-        The mean over the examples.
-
-    Raises:
-        NonFiniteError: The output is zero for all examples.
-    """
-    norm = hessian.error(weights[name])
-    if not norm:
-        raise NonFiniteError(
-            f"Expected an output of the layer of {name!r} that is not zero on all calibration examples, got zero; "
-            f"exclude {name!r}."
-        )
-    return norm

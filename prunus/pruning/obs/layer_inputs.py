@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from prunus.pruning.calibration_checks import (
 from prunus.pruning.layer_checks import NUM_COMPARED_EXAMPLES, check_layer_output, first_examples
 from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import from_matrix, im2col_batches
+from prunus.pruning.progress import tracked
 from prunus.pruning.weights import with_weights
 from prunus.training.outputs import Forward, call_model
 from prunus.types import Params, Progress
@@ -32,6 +34,17 @@ NUM_COMPARED_CALLS = 4
 
 AddInputs = Callable[[Tensor], None]
 """Adds the inputs of one call of a layer, [..., D] or [B, C, ...]."""
+
+
+class PassOptions(TypedDict, total=False):
+    """How examples pass through a network: the options of `pass_layer_inputs` and of all functions that call it."""
+
+    batch_size: int
+    """Examples per forward pass; 100 by default."""
+    forward: Forward | None
+    """(model, batch) -> outputs; None: the model is called with the inputs."""
+    progress: Progress | None
+    """Called after each batch."""
 
 
 @torch.no_grad()
@@ -70,12 +83,9 @@ def pass_layer_inputs(
         layer_of(model, name)
     model = with_weights(model, weights).eval()
     run = partial(run_forward, model, forward=partial(call_model, model, forward=forward))
-    batches = examples.batches(batch_size)
     with hooked_layers(model, adders):
-        for number, batch in enumerate(batches, start=1):
+        for batch in tracked(examples.batches(batch_size), "calibration batches", progress):
             run(batch)
-            if progress:
-                progress("calibration batches", number, len(batches))
     first = examples.take(slice(NUM_COMPARED_EXAMPLES)).batch
     check_used_by_layers_alone(model, list(weights), lambda: run(first))
 
@@ -107,11 +117,7 @@ def hooked_layers(model: nn.Module, adders: Mapping[str, AddInputs]) -> Iterator
 
 @torch.no_grad()
 def input_norms(
-    model: nn.Module,
-    weights: Params,
-    inputs: Calibration,
-    *,
-    forward: Forward | None = None,
+    model: nn.Module, weights: Params, inputs: Calibration, **options: Unpack[PassOptions]
 ) -> Params:
     """The L2 norm, over all examples and positions, of the input that each weight is multiplied with.
 
@@ -119,7 +125,7 @@ def input_norms(
         model: Any module; it is not changed.
         weights: Weights of Linear, Conv1d, Conv2d and Conv3d layers, by name.
         inputs: Calibration examples in any form.
-        forward: (model, batch) -> outputs; None: the model is called with the inputs.
+        options: See `PassOptions`.
 
     Returns:
         Tensors of the shapes of the weights, in float32 at least; all rows of a group are equal.
@@ -134,7 +140,7 @@ def input_norms(
     {'weight': tensor([[5., 1.]])}
     """
     squares = {name: _SquareSum(layer_of(model, name)) for name in weights}
-    pass_layer_inputs(model, weights, inputs, {n: s.add for n, s in squares.items()}, forward=forward)
+    pass_layer_inputs(model, weights, inputs, {n: s.add for n, s in squares.items()}, **options)
     norms = {}
     for name, weight in weights.items():
         total = torch.as_tensor(squares[name].total, device=weight.device)

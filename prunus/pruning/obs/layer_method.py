@@ -1,9 +1,9 @@
 """Methods that prune each layer by the error of its output."""
 
+import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -20,7 +20,7 @@ from prunus.types import Density, MaskDict, Params, Progress
 
 @dataclass(frozen=True)
 class LayerTask:
-    """Layers to prune together, with the Hessians of their inputs."""
+    """Layers that are pruned together: a single one, or all of them where the scope ranks layers together."""
 
     hessians: Mapping[str, LayerHessian]
     weights: Params
@@ -30,39 +30,27 @@ class LayerTask:
     within: MaskDict | None
     seed: int
     progress: Progress | None
-    num_before: int = 0
-    """Layers that were updated before these."""
-    num_layers: int = 0
-    """All layers of the network to update; 0: those of this task."""
-
-    def __post_init__(self) -> None:
-        detached = {name: weight.detach() for name, weight in self.weights.items()}
-        object.__setattr__(self, "weights", apply_masks(detached, self.within or {}))
 
     @property
     def masks(self) -> MaskDict:
         """The earlier masks, or masks that keep all."""
         return self.within or all_kept(self.weights)
 
-    def report(self, number: int) -> None:
-        """Report how many layers of this task are updated."""
-        if self.progress:
-            self.progress("layers updated", self.num_before + number, self.num_layers or len(self.weights))
-
-    def part(self, names: Sequence[str]) -> "LayerTask":
-        """The same for some of the layers."""
+    def part(self, hessians: Mapping[str, LayerHessian]) -> "LayerTask":
+        """The same for the layers of these Hessians."""
         density, within = self.density, self.within
         return replace(
             self,
-            weights={name: self.weights[name] for name in names},
-            density={name: density[name] for name in names} if isinstance(density, Mapping) else density,
-            within=within and {name: within[name] for name in names},
+            hessians=hessians,
+            weights={name: self.weights[name] for name in hessians},
+            density={name: density[name] for name in hessians} if isinstance(density, Mapping) else density,
+            within=within and {name: within[name] for name in hessians},
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerMethod(PruningMethod):
-    """A method that prunes layers whose Hessians are known, in a single step.
+    """A method that prunes layers whose Hessians are known.
 
     Args:
         damping: λ as a fraction of the mean curvature of a layer; may be 0.
@@ -74,19 +62,28 @@ class LayerMethod(PruningMethod):
     """
 
     uses_layer_inputs: ClassVar[bool] = True
+    allows_steps: ClassVar[bool] = False
+    """Whether `num_steps` may be larger than 1."""
     damping: float = DAMPING
     batch_size: int = 100
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_damping(self.damping, self.summary, may_be_zero=True)
-        if self.num_steps != 1:
+        if self.num_steps != 1 and not self.allows_steps:
             raise StatisticsError(
                 f"Expected 1 step, as masks are selected in a single pass, got {self.num_steps}: {self.summary}"
             )
 
     def _prune(self, task: PruneTask) -> PruneResult:
-        return prune_by_block(task, self._prune_layers, self.damping, self.batch_size)
+        weights = _masked(task.weights, task.within)
+        hessians = hessians_by_block(
+            task.model, weights, task.examples,
+            damping=self.damping, batch_size=self.batch_size, forward=task.forward, progress=task.progress,
+        )  # fmt: skip
+        seed = task.seeds[1]
+        layers = LayerTask({}, weights, task.density, task.scope, task.within, seed, task.progress)
+        return self._prune_by_block(layers, hessians)
 
     def prune_layers(
         self,
@@ -117,58 +114,46 @@ class LayerMethod(PruningMethod):
             DensityError: The scope cannot reach the density.
             NonFiniteError: H is singular with this damping.
         """
-        return self._prune_layers(LayerTask(hessians, weights, density, scope, within, seed, progress))
+        layers = LayerTask({}, _masked(weights, within), density, scope, within, seed, progress)
+        return self._prune_by_block(layers, [dict(hessians)])
+
+    def _prune_by_block(self, layers: LayerTask, blocks: Iterable[dict[str, LayerHessian]]) -> PruneResult:
+        """Prune one layer after another as the Hessians of each block come, or all layers together."""
+        layers.scope.check(shapes_of(layers.weights), [layers.density], layers.within)
+        together = layers.scope.ranks_layers_together or isinstance(layers.scope, FunctionScope)
+        if together:
+            blocks = [{name: hessian for block in blocks for name, hessian in block.items()}]
+        # Results are stored in memory of their own, so that what a block needs is free again after it.
+        weights = {
+            name: torch.empty_like(weight, memory_format=torch.contiguous_format)
+            for name, weight in layers.weights.items()
+        }
+        masks = {name: torch.empty_like(weight, dtype=torch.bool) for name, weight in weights.items()}
+        increase = 0.0
+        seconds: dict[str, float] = {}
+        dampings: dict[str, float] = {}
+        for block in blocks:
+            while block:
+                hessians = {name: block.pop(name) for name in (list(block) if together else list(block)[:1])}
+                start = time.perf_counter()
+                result = self._prune_layers(layers.part(hessians))
+                elapsed = time.perf_counter() - start
+                for name, hessian in hessians.items():
+                    weights[name].copy_(result.weights[name])
+                    masks[name].copy_(result.masks[name])
+                    seconds[name] = result.seconds.get(name, elapsed / len(hessians))
+                    dampings[name] = hessian.damping
+                increase += result.predicted_increase
+                if layers.progress:
+                    layers.progress("layers updated", len(dampings), len(weights))
+                del hessian, hessians, result
+        return PruneResult(weights, masks, increase, max(dampings.values()), seconds, dampings)
 
     @abstractmethod
     def _prune_layers(self, task: LayerTask) -> PruneResult:
-        """As `prune_layers`."""
+        """Prune layers together; the caller adds their dampings to the result."""
 
 
-def prune_by_block(
-    task: PruneTask, prune_layers: Callable[[LayerTask], PruneResult], damping: float, batch_size: int
-) -> PruneResult:
-    """Prune one block of the network after another; all layers together where the scope ranks layers together.
-
-    Args:
-        task: What to prune.
-        prune_layers: Prunes the layers of a block.
-        damping: λ as a fraction of the mean curvature of a layer.
-        batch_size: Examples per forward pass.
-
-    Returns:
-        Pruned weights and masks.
-    """
-    weights, within, scope = task.weights, task.within, task.scope
-    layers = LayerTask({}, weights, task.density, scope, within, task.seeds[1], task.progress)
-    scope.check(shapes_of(weights), [task.density], within)
-    together = scope.ranks_layers_together or isinstance(scope, FunctionScope)
-    collect = partial(
-        hessians_by_block, task.model, layers.weights, task.examples,
-        damping=damping, batch_size=batch_size, forward=task.forward, progress=task.progress,
-    )  # fmt: skip
-    groups: Iterable[dict[str, LayerHessian]] = (
-        [{n: h for part in collect() for n, h in part.items()}] if together else collect()
-    )
-    # Results are stored in memory of their own, so that what a block needs is free again after it.
-    pruned = {n: torch.empty_like(w, memory_format=torch.contiguous_format) for n, w in weights.items()}
-    masks = {n: torch.empty_like(w, dtype=torch.bool) for n, w in pruned.items()}
-    increase, largest_damping = 0.0, 0.0
-    seconds: dict[str, float] = {}
-    dampings: dict[str, float] = {}
-    for group in groups:
-        while group:
-            names = list(group) if together else list(group)[:1]
-            hessians = {name: group.pop(name) for name in names}
-            part = replace(
-                layers.part(names), hessians=hessians, num_before=len(dampings), num_layers=len(weights)
-            )
-            result = prune_layers(part)
-            for name in names:
-                pruned[name].copy_(result.weights[name])
-                masks[name].copy_(result.masks[name])
-            increase += result.predicted_increase
-            largest_damping = max(largest_damping, result.damping)
-            seconds |= result.seconds
-            dampings |= {name: hessian.damping for name, hessian in hessians.items()}
-            del hessians, part, result
-    return PruneResult(pruned, masks, increase, largest_damping, seconds, dampings)
+def _masked(weights: Params, within: MaskDict | None) -> Params:
+    """The weights without gradients, and zero where an earlier mask has pruned them."""
+    return apply_masks({name: weight.detach() for name, weight in weights.items()}, within or {})

@@ -1,13 +1,14 @@
 """What every pruning method has in common, and the methods that use derivatives of a loss."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import nn
 
 from prunus.data.examples import Calibration, Examples, as_examples
-from prunus.errors import DensityError, PrunusError, StatisticsError
+from prunus.errors import DensityError, StatisticsError
 from prunus.masks import all_kept
 from prunus.pruning.obs.fallback import limit_update_by_loss
 from prunus.pruning.obs.objective import Objective, make_objective
@@ -116,18 +117,28 @@ class PruningMethod(ABC):
             NonFiniteError: Inputs, curvature or updated weights are not finite.
         """
         scope = parse_scope(scope)
-        view = layer_view(model, weights, only_computed=not (self.uses_layer_inputs or scope.is_pattern))
-        arguments = (
-            view.model, view.weights(weights), view.density(density), scope, calibration,
-            initial and view.to_view(initial), within and view.to_view(within), seeds,
-        )  # fmt: skip
-        try:
-            result = self.in_view(view, weights)._prune(
-                PruneTask(self.summary, *arguments, forward, loss, progress)
-            )
-        except PrunusError as error:
-            raise view.with_model_names(error) from error
+        view = self.view(model, weights, scope)
+        with view.names_of_model():
+            task = PruneTask(
+                self.summary, view.model, view.weights(weights), view.density(density), scope, calibration,
+                initial and view.to_view(initial), within and view.to_view(within), seeds,
+                forward, loss, progress,
+            )  # fmt: skip
+            result = self.in_view(view, weights)._prune(task)
         return view.from_view(result)
+
+    def view(self, model: nn.Module, names: Collection[str], scope: Scope) -> LayerView:
+        """The view of a network that this method prunes.
+
+        Args:
+            model: The network.
+            names: The names of its weights to prune.
+            scope: Which weights are ranked together.
+
+        Returns:
+            The view; other layers are replaced only where the method or the scope needs rows and columns.
+        """
+        return layer_view(model, names, only_computed=not (self.uses_layer_inputs or scope.is_pattern))
 
     def in_view(self, view: LayerView, weights: Params) -> "PruningMethod":
         """This method for a view of the network: the method itself, where it holds no tensors of the network.

@@ -14,15 +14,7 @@ from prunus.pruning.calibration_checks import check_finite_inputs, check_reached
 from prunus.pruning.masks import check_finite
 from prunus.pruning.structured.graph import TracedGraph, trace_model
 from prunus.pruning.weights import copied, with_weights
-from prunus.training.losses import (
-    LOSSES,
-    Loss,
-    LossFunction,
-    check_labels,
-    find_loss,
-    loss_rows,
-    mean_loss,
-)
+from prunus.training.losses import LOSSES, Loss, LossFunction, check_labels, find_loss, loss_rows, mean_loss
 from prunus.training.outputs import Forward, call_model, output_field, output_tensor
 from prunus.types import IGNORE_INDEX, Params
 
@@ -82,6 +74,11 @@ class Objective:
         """The labels or numbers of all examples."""
         assert self.examples.labels is not None
         return self.examples.labels
+
+    def labeled_batches(self, batch_size: int) -> list[tuple[Batch, Tensor]]:
+        """Batches of at most this many examples, each with its labels or numbers."""
+        targets = torch.split(self.targets, batch_size)
+        return list(zip(self.examples.batches(batch_size), targets, strict=True))
 
     def call(self, weights: Params, batch: Batch) -> object:
         """What the model returns for a batch with its parameters replaced by `weights`.
@@ -198,24 +195,14 @@ def make_objective(
     objective = Objective(model, {}, examples, find_loss(loss), forward)
     check_parameters(model, weights)
     weight_dtype = next(iter(weights.values())).dtype
-    dtype = dtype or promoted_dtype(weight_dtype)
+    promoted = torch.float32 if weight_dtype.itemsize < 4 else weight_dtype
     try:
-        return _in_dtype(objective, weights, dtype)
+        return _in_dtype(objective, weights, dtype or promoted)
     except StatisticsError:
-        if dtype == weight_dtype or promoted_dtype(weight_dtype) != dtype:
+        if dtype is not None or promoted == weight_dtype:
             raise
-    return _in_dtype(
-        objective, weights, weight_dtype
-    )  # a forward that converts its inputs to the dtype of its weights
-
-
-def promoted_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype to compute statistics in: float32 for floating-point numbers of fewer bits.
-
-    >>> promoted_dtype(torch.bfloat16), promoted_dtype(torch.float64)
-    (torch.float32, torch.float64)
-    """
-    return torch.float32 if dtype.itemsize < 4 else dtype
+    # The forward converts its inputs to the dtype of its weights.
+    return _in_dtype(objective, weights, weight_dtype)
 
 
 def check_parameters(model: nn.Module, weights: Params) -> None:

@@ -11,21 +11,21 @@ Also called: reconstruction, weight update for a fixed mask.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from prunus.data.examples import Calibration
-from prunus.errors import PrunusError
 from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import from_matrix
 from prunus.pruning.obs.blocks import hessians_by_block
 from prunus.pruning.obs.hessian import DAMPING, LayerHessian
+from prunus.pruning.obs.layer_inputs import PassOptions
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.views import layer_view
-from prunus.training.outputs import Forward
 from prunus.types import Params, Progress
 
 MAX_ITERATIONS = 200
@@ -41,21 +41,17 @@ def refit(
     inputs: Calibration,
     *,
     damping: float = DAMPING,
-    batch_size: int = 100,
-    forward: Forward | None = None,
-    progress: Progress | None = None,
+    **options: Unpack[PassOptions],
 ) -> PruneResult:
     """Fit the remaining weights to the outputs of the layers with their original weights.
 
     Args:
         model: The network; it is not changed. Its layers receive their inputs in the network with `original`.
-        original: The weights before pruning, by name.
-        result: The pruned weights and masks, of any method.
+        original: The weights before pruning, by name, of the layers to refit.
+        result: The pruned weights and masks, of any method, of these layers and of others.
         inputs: Calibration examples in any form.
         damping: λ as a fraction of the mean of the diagonal of H; may be 0.
-        batch_size: Examples per forward pass.
-        forward: (model, batch) -> outputs; None: the model is called with the inputs.
-        progress: Called after each batch of inputs, and after each layer.
+        options: See `PassOptions`; progress is reported after each layer too.
 
     Returns:
         `result` with other weights, exactly zero where pruned, and the larger damping. No row of a layer has a larger
@@ -73,32 +69,18 @@ def refit(
     view = layer_view(model, original)
     weights = view.weights(original)
     masks, start = view.to_view(result.masks), view.to_view(result.weights)
-    parts: list[PruneResult] = []
-    try:
-        for hessians in hessians_by_block(
-            view.model, weights, inputs,
-            damping=damping, batch_size=batch_size, forward=forward, progress=progress,
-        ):  # fmt: skip
-            pruned = PruneResult(start, masks, 0.0, result.damping)
-            parts.append(refit_layers(hessians, weights, pruned, progress=progress))
-    except PrunusError as error:
-        raise view.with_model_names(error) from error
-    refitted = view.from_view(
-        PruneResult(
-            {name: weight for part in parts for name, weight in part.weights.items()},
-            masks,
-            sum(part.predicted_increase for part in parts),
-            max(part.damping for part in parts),
-            {name: seconds for part in parts for name, seconds in part.seconds.items()},
-            {name: damping for part in parts for name, damping in part.dampings.items()},
-        )
-    )
+    with view.names_of_model():
+        blocks = hessians_by_block(view.model, weights, inputs, damping=damping, **options)
+        pruned = PruneResult(start, masks, 0.0, result.damping)
+        fitted = refit_layers(blocks, weights, pruned, progress=options.get("progress"))
+    refitted = view.from_view(fitted)
     seconds = {name: result.seconds.get(name, 0.0) + more for name, more in refitted.seconds.items()}
-    return replace(refitted, seconds=seconds)
+    weights = {**result.weights, **refitted.weights}
+    return replace(refitted, weights=weights, masks=result.masks, seconds=seconds)
 
 
 def refit_layers(
-    hessians: Mapping[str, LayerHessian],
+    blocks: Iterable[Mapping[str, LayerHessian]],
     original: Params,
     result: PruneResult,
     *,
@@ -107,35 +89,29 @@ def refit_layers(
     """`refit` where the Hessians are known.
 
     Args:
-        hessians: Of some layers, with their damping.
+        blocks: Of all layers, with their damping, some at a time.
         original: The weights before pruning, by name.
         result: The pruned weights and masks.
         progress: Called after each layer.
 
     Returns:
-        `result` with the weights of these layers.
+        `result` with other weights.
     """
     weights: Params = {}
-    increase, seconds = 0.0, dict(result.seconds)
-    for number, (name, hessian) in enumerate(hessians.items(), start=1):
-        start = time.perf_counter()
-        before, mask = original[name].detach(), result.masks[name]
-        weights[name] = _refit_layer(hessian, before, mask, result.weights[name].detach())
-        increase += hessian.damped_error(weights[name] - before)
-        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
-        if progress:
-            progress("layers refitted", number, len(hessians))
+    increase, seconds, dampings = 0.0, dict(result.seconds), dict[str, float]()
+    for hessians in blocks:
+        for name, hessian in hessians.items():
+            start = time.perf_counter()
+            before, mask = original[name].detach(), result.masks[name]
+            weights[name] = _refit_layer(hessian, before, mask, result.weights[name].detach())
+            increase += hessian.damped_error(weights[name] - before)
+            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+            dampings[name] = hessian.damping
+            if progress:
+                progress("layers refitted", len(weights), len(original))
     check_finite(weights, "The refitted weight")
-    damping = max(result.damping, *(hessian.damping for hessian in hessians.values()))
-    dampings = {name: hessian.damping for name, hessian in hessians.items()}
-    return replace(
-        result,
-        weights=weights,
-        predicted_increase=increase,
-        damping=damping,
-        seconds=seconds,
-        dampings=dampings,
-    )
+    damping = max(result.damping, *dampings.values())
+    return PruneResult(weights, result.masks, increase, damping, seconds, dampings)
 
 
 def _refit_layer(hessian: LayerHessian, original: Tensor, mask: Tensor, weight: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ layer whose update loses more of its output than zeroing is solved for again wit
 warning.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -29,11 +29,11 @@ from prunus.pruning.density import densities_by_name
 from prunus.pruning.masks import check_finite, warn_if_empty
 from prunus.pruning.matrix import from_matrix, to_matrix
 from prunus.pruning.obs.exact_obs import cholesky
-from prunus.pruning.obs.fallback import limit_layer_update, warn_of_rejected
+from prunus.pruning.obs.fallback import limit_layer_updates
 from prunus.pruning.obs.hessian import STRIPE_ROWS, LayerHessian
 from prunus.pruning.obs.layer_method import LayerMethod, LayerTask
 from prunus.pruning.obs.state import PruneResult
-from prunus.pruning.scopes import Scope, shapes_of
+from prunus.pruning.scopes import Scope
 from prunus.seeds import derive_seed
 
 MAX_SOLVED_COLUMNS = 128
@@ -80,57 +80,37 @@ class SparseGpt(LayerMethod):
             )
 
     def _prune_layers(self, task: LayerTask) -> PruneResult:
-        scope, weights, hessians, masks = task.scope, task.weights, task.hessians, task.masks
+        scope, hessians, weights = task.scope, task.hessians, task.weights
+        pruners = {name: ColumnPruner(name, weights[name], hessian) for name, hessian in hessians.items()}
         if self.mask_block_size is None or scope.ranks_layers_together:
-            layers = _prune_with_scores(task)
+            scores = {name: pruner.scores() for name, pruner in pruners.items()}
+            masks = scope.select(scores, task.density, task.within, derive_seed(task.seed, "once"))
+            for name, pruner in pruners.items():
+                pruner.run(pruner.num_columns, partial(_columns_of, to_matrix(masks[name])))
         else:
-            # The scope checks shapes and densities before the work.
-            scope.check(shapes_of(weights), [task.density], task.within)
-            step, layers = scope.column_step(self.mask_block_size), {}
+            step = scope.column_step(self.mask_block_size)
             densities = densities_by_name(task.density, list(weights))
-            for number, (name, weight) in enumerate(weights.items(), start=1):
-                layer = ColumnPruner(name, weight, hessians[name])
-                mask_matrix = to_matrix(masks[name])
-                counts = scope.column_counts(mask_matrix, densities[name], step, name)
-                within = None if task.within is None else mask_matrix
-                layer.run(step, select_columns(name, scope, counts, step, within, task.seed))
-                layers[name] = layer.result()
-                task.report(number)
-            warn_if_empty({name: layer.mask for name, layer in layers.items()})
-        warn_of_rejected("SparseGPT", [name for name, layer in layers.items() if layer.was_rejected])
-        updated = {name: layer.weight for name, layer in layers.items()}
-        check_finite(updated, "The updated weight")
-        return PruneResult(
-            updated,
-            {name: layer.mask for name, layer in layers.items()},
-            sum(layer.predicted_increase for layer in layers.values()),
-            max(hessians[name].damping for name in weights),
-            {name: layer.seconds for name, layer in layers.items()},
-            {name: hessians[name].damping for name in weights},
+            for name, pruner in pruners.items():
+                before = to_matrix(task.masks[name])
+                counts = scope.column_counts(before, densities[name], step, name)
+                within = None if task.within is None else before
+                pruner.run(step, select_columns(name, scope, counts, step, within, task.seed))
+            masks = {name: pruner.as_weight(pruner.mask) for name, pruner in pruners.items()}
+            warn_if_empty(masks)
+        updated = {name: pruner.as_weight(pruner.w) for name, pruner in pruners.items()}
+        updated, rejected = limit_layer_updates("SparseGPT", hessians, weights, masks, updated)
+        increase = sum(
+            hessian.damped_error(updated[name] - weights[name])
+            if name in rejected
+            else pruners[name].predicted_increase
+            for name, hessian in hessians.items()
         )
+        return PruneResult(updated, masks, increase)
 
 
-@dataclass(frozen=True)
-class _PrunedLayer:
-    weight: Tensor
-    mask: Tensor
-    predicted_increase: float
-    seconds: float
-    was_rejected: bool
-
-
-def _prune_with_scores(task: LayerTask) -> dict[str, _PrunedLayer]:
-    """Select all masks at once, from the weights as they are, then update."""
-    pruners = {name: ColumnPruner(name, w, task.hessians[name]) for name, w in task.weights.items()}
-    scores = {name: pruner.scores() for name, pruner in pruners.items()}
-    masks = task.scope.select(scores, task.density, task.within, derive_seed(task.seed, "once"))
-    layers = {}
-    for number, (name, pruner) in enumerate(pruners.items(), start=1):
-        mask = to_matrix(masks[name])
-        pruner.run(pruner.num_columns, lambda first, end, scores, mask=mask: mask[:, first:end])  # type: ignore[misc]
-        layers[name] = pruner.result()
-        task.report(number)
-    return layers
+def _columns_of(mask: Tensor, first: int, end: int, scores: Tensor) -> Tensor:
+    """The selection of masks that are known already."""
+    return mask[:, first:end]
 
 
 def select_columns(
@@ -165,9 +145,7 @@ class ColumnPruner:
     """One layer while it is pruned; columns are stored as rows, [G, D, R], so that each is contiguous."""
 
     def __init__(self, name: str, weight: Tensor, hessian: LayerHessian) -> None:
-        start = time.perf_counter()
-        self.original, self.hessian = weight, hessian
-        self.num_columns = hessian.hessian.shape[1]
+        self.original, self.num_columns = weight, hessian.hessian.shape[1]
         self.upper = torch.empty_like(hessian.hessian, dtype=weight.dtype)
         for group, upper in enumerate(self.upper):
             _fill_upper_factor(upper, name, hessian, group)
@@ -175,7 +153,6 @@ class ColumnPruner:
         self.errors = torch.zeros_like(self.w)
         self.mask = torch.zeros_like(self.w, dtype=torch.bool)
         self.predicted_increase = 0.0
-        self.seconds = time.perf_counter() - start
 
     def run(self, step: int, select: SelectColumns) -> None:
         """Select masks of `step` columns at a time and update, from the first column to the last.
@@ -184,12 +161,10 @@ class ColumnPruner:
             step: Columns at a time.
             select: Selects the mask of these columns.
         """
-        start = time.perf_counter()
         self._run_columns(0, self.num_columns, step, select)
         self.w.masked_fill_(~self.mask, 0.0)
         norms = torch.linalg.vector_norm(self.errors, dim=2).double()
         self.predicted_increase = float(norms.square().sum()) / 2
-        self.seconds += time.perf_counter() - start
 
     def _run_columns(self, first: int, end: int, step: int, select: SelectColumns | None) -> None:
         """Prune columns that have compensated for those before `first`; None: masks are selected already."""
@@ -216,7 +191,11 @@ class ColumnPruner:
 
     def scores(self) -> Tensor:
         """One score per weight as the weights are now, of the weight's shape."""
-        return from_matrix(self._matrix(self._scores(0, self.num_columns)), self.original)
+        return self.as_weight(self._scores(0, self.num_columns))
+
+    def as_weight(self, columns: Tensor) -> Tensor:
+        """[G, D, R] -> the shape of the weight."""
+        return from_matrix(self._matrix(columns), self.original).contiguous()
 
     def _matrix(self, columns: Tensor) -> Tensor:
         """[G, D, R] -> [O, D]."""
@@ -225,19 +204,6 @@ class ColumnPruner:
     def _by_column(self, matrix: Tensor) -> Tensor:
         """[O, D] -> [G, D, R]."""
         return matrix.reshape(len(self.upper), -1, matrix.shape[1]).mT
-
-    def result(self) -> _PrunedLayer:
-        """The pruned layer; an update that is worse than zeroing is solved for again."""
-        start = time.perf_counter()
-        weight, mask = (
-            from_matrix(self._matrix(columns), self.original).contiguous() for columns in (self.w, self.mask)
-        )
-        weight, was_rejected = limit_layer_update(self.hessian, self.original, mask, weight)
-        increase = self.predicted_increase
-        if was_rejected:
-            increase = self.hessian.damped_error(weight - self.original)
-        seconds = self.seconds + time.perf_counter() - start
-        return _PrunedLayer(weight, mask, increase, seconds, was_rejected)
 
 
 def _fill_upper_factor(upper: Tensor, name: str, hessian: LayerHessian, group: int) -> None:

@@ -16,28 +16,33 @@ from typing import Self
 
 from prunus.errors import DensityError
 from prunus.masks import all_kept, apply_masks, are_nested, mask_density
-from prunus.pruning.density import check_density, densities_by_name, num_to_keep
+from prunus.pruning.density import densities_by_name, num_to_keep
 from prunus.pruning.scopes import Scope
 from prunus.seeds import derive_seed
 from prunus.types import Density, MaskDict, Params, Scores, numel_by_name
 
 
-@dataclass(frozen=True, kw_only=True)
-class PruningState(ABC):
-    """What a pruning method knows of a network at some weights; a value, which pruning does not change."""
+@dataclass(frozen=True)
+class PruneResult:
+    """Pruned weights, and what the method predicted and took."""
 
     weights: Params
-    """The weights as they are now, zero where they are pruned."""
+    """Exactly +0.0 where pruned."""
     masks: MaskDict
     """True where a weight remains."""
     predicted_increase: float = 0.0
     """The predicted increase of the error for all weights pruned so far; NaN where a method predicts none."""
     damping: float = 0.0
-    """What was added to the diagonal of the Hessian so that it can be inverted; 0 where nothing is inverted."""
-    dampings: Mapping[str, float] = field(default_factory=dict)
-    """The same by name of the weight, for methods that have a Hessian of each layer."""
+    """The largest number that was added to the diagonal of a Hessian so that it can be inverted; 0 where none was."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Seconds per layer since the examination, for methods that prune the layers one by one."""
+    """Seconds per layer, for methods that prune the layers one by one."""
+    dampings: Mapping[str, float] = field(default_factory=dict)
+    """The last damping of each layer, for methods that have a Hessian of each layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruningState(PruneResult, ABC):
+    """A result that can be pruned further: what a method knows of a network at these weights; a value."""
 
     @abstractmethod
     def scores(self) -> Scores:
@@ -67,23 +72,6 @@ class PruningState(ABC):
 
 Examine = Callable[[Params, MaskDict], PruningState]
 """(weights, masks) -> the state of a pruning method at these weights."""
-
-
-@dataclass(frozen=True)
-class PruneResult:
-    """Pruned weights, and what the method predicted and took."""
-
-    weights: Params
-    """Exactly +0.0 where pruned."""
-    masks: MaskDict
-    predicted_increase: float
-    """The predicted increase of the error, summed over all steps; NaN where the method predicts none."""
-    damping: float
-    """The largest damping of any examination."""
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    """Seconds per layer, for methods that prune the layers one by one."""
-    dampings: Mapping[str, float] = field(default_factory=dict)
-    """The last damping of each layer, for methods that have a Hessian of each layer."""
 
 
 def prune_in_steps(
@@ -169,33 +157,21 @@ def intermediate_densities(
     >>> intermediate_densities(0.5, Global(), {"fc": torch.ones(10, dtype=torch.bool)}, 2)
     [0.75, 0.5]
     """
+    targets = densities_by_name(density, list(masks))
     starts = {name: mask_density({name: mask}) for name, mask in masks.items()}
+    sizes = numel_by_name(masks)
     uneven = not scope.ranks_layers_together and len(set(starts.values())) > 1
-    if uneven or isinstance(density, Mapping):
-        targets = densities_by_name(density, list(masks))
-        num_kept = sum(num_to_keep(targets[name], mask.numel()) for name, mask in masks.items())
-        num_steps = _check_num_steps(num_steps, masks, num_kept)
-        return [
-            *(
-                {name: _between(starts[name], targets[name], step, num_steps) for name in masks}
-                for step in range(1, num_steps)
-            ),
-            density,
-        ]
-    check_density(density)
-    num_steps = _check_num_steps(num_steps, masks, num_to_keep(density, sum(numel_by_name(masks).values())))
-    start = mask_density(masks)
-    return [*(_between(start, density, step, num_steps) for step in range(1, num_steps)), density]
-
-
-def _check_num_steps(num_steps: int | None, masks: MaskDict, num_kept: int) -> int:
+    is_one_number = False
+    if not uneven and not isinstance(density, Mapping):
+        is_one_number = True
+        targets, starts, sizes = {"all": density}, {"all": mask_density(masks)}, {"all": sum(sizes.values())}
     remaining = sum(int(mask.sum()) for mask in masks.values())
     if num_steps is None:
-        return max(1, remaining - num_kept)
-    if num_steps > remaining:
+        num_steps = max(1, remaining - sum(num_to_keep(targets[name], size) for name, size in sizes.items()))
+    elif num_steps > remaining:
         raise DensityError(f"Expected at most {remaining} steps, one per remaining weight, got {num_steps}.")
-    return num_steps
-
-
-def _between(start: float, end: float, step: int, num_steps: int) -> float:
-    return start + (end - start) * step / num_steps
+    between: list[Density] = []
+    for step in range(1, num_steps):
+        by_name = {name: start + (targets[name] - start) * step / num_steps for name, start in starts.items()}
+        between.append(by_name["all"] if is_one_number else by_name)
+    return [*between, density]

@@ -71,15 +71,11 @@ class BlockFactors:
                 already, or cannot be exported.
             SpecError: A number out of range.
         """
-        for name, value, highest in (
-            ("penalty", penalty, float("inf")),
-            ("learning_rate", learning_rate, float("inf")),
-            ("momentum", momentum, 1.0),
-        ):
-            least = value >= 0 if name == "momentum" else value > 0
-            if not (least and value < highest):
-                limits = "at least 0 and below 1" if name == "momentum" else "above 0 and finite"
-                raise SpecError(f"Expected a {name} {limits}, got {value!r}.")
+        for name, value in (("penalty", penalty), ("learning_rate", learning_rate)):
+            if not 0 < value < float("inf"):
+                raise SpecError(f"Expected a {name} above 0 and finite, got {value!r}.")
+        if not 0 <= momentum < 1:
+            raise SpecError(f"Expected a momentum at least 0 and below 1, got {momentum!r}.")
         check_module(model)
         hooks = [hook for module in model.modules() for hook in module._forward_hooks.values()]
         if any(getattr(hook, "func", None) is _scale for hook in hooks):
@@ -94,22 +90,22 @@ class BlockFactors:
         blocks = _usable(model, example_inputs, blocks)
         self.model, self.example_inputs = model, example_inputs
         self.penalty, self.learning_rate, self.momentum = penalty, learning_rate, momentum
-        self._factors = {block.name: torch.ones((), requires_grad=True) for block in blocks}
-        self._remaining = {block.name: torch.ones(()) for block in blocks}
-        self._velocities = {block.name: torch.zeros(()) for block in blocks}
+        self._names = [block.name for block in blocks]
+        self._factors = torch.ones(len(blocks), requires_grad=True)
+        self._remaining, self._velocities = torch.ones(len(blocks)), torch.zeros(len(blocks))
         self._handles: list[Any] = []
         self._hooks: list[Any] = []
         self._hook()
 
     def _hook(self) -> None:
         self._hooks = [
-            self.model.get_submodule(name).register_forward_hook(partial(_scale, factor))
-            for name, factor in self._factors.items()
+            self.model.get_submodule(name).register_forward_hook(partial(_scale, self._factors, number))
+            for number, name in enumerate(self._names)
         ]
 
     def values(self) -> dict[str, float]:
         """λ of each block, by the name of its last layer; a block with 0 is to be removed."""
-        return {name: float(value) for name, value in self._remaining.items()}
+        return dict(zip(self._names, self._remaining.tolist(), strict=True))
 
     def attach(self, optimizer: torch.optim.Optimizer) -> "BlockFactors":
         """Step the factors before every step of an optimizer of the weights, in any training loop without loss scaling.
@@ -129,15 +125,13 @@ class BlockFactors:
     @torch.no_grad()
     def before_optimizer_step(self) -> None:
         """One step of accelerated proximal gradient with the gradients of the backward pass."""
-        for name, factor in self._factors.items():
-            if factor.grad is None:
-                continue
-            z = factor - self.learning_rate * factor.grad
-            value = z.sign() * (z.abs() - self.learning_rate * self.penalty).clamp(min=0)
-            velocity = value - factor + self.momentum * self._velocities[name]
-            self._remaining[name], self._velocities[name] = value, velocity
-            factor.copy_(value + self.momentum * velocity)
-            factor.grad = None
+        if self._factors.grad is None:
+            return
+        z = self._factors - self.learning_rate * self._factors.grad
+        self._remaining = z.sign() * (z.abs() - self.learning_rate * self.penalty).clamp(min=0)
+        self._velocities = self._remaining - self._factors + self.momentum * self._velocities
+        self._factors.copy_(self._remaining + self.momentum * self._velocities)
+        self._factors.grad = None
 
     def trainable_tensors(self) -> dict[str, Tensor]:
         """Every trainable parameter of the model; the factors have a step of their own."""
@@ -145,8 +139,7 @@ class BlockFactors:
 
     def apply(self) -> None:
         """Forget gradients of the factors that were not used for a step."""
-        for factor in self._factors.values():
-            factor.grad = None
+        self._factors.grad = None
 
     def verify(self) -> int:
         """Zero: no weight has a prescribed value."""
@@ -154,14 +147,12 @@ class BlockFactors:
 
     def finalize(self) -> None:
         """End the training: λ is what the model computes with."""
-        for name, factor in self._factors.items():
-            factor.data.copy_(self._remaining[name])
-            self._velocities[name] = torch.zeros(())
+        self._factors.data.copy_(self._remaining)
+        self._velocities.zero_()
 
     def state_dict(self) -> dict[str, Tensor]:
         """λ and v of each block, [blocks, 2]."""
-        pairs = [torch.stack([self._remaining[name], self._velocities[name]]) for name in self._factors]
-        return {"factors": torch.stack(pairs)}
+        return {"factors": torch.stack([self._remaining, self._velocities], 1)}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -172,9 +163,8 @@ class BlockFactors:
                 f"Expected the factors of {len(self._factors)} residual blocks in the checkpoint, got "
                 f"{', '.join(state) or 'nothing'}; delete it to train from the start."
             )
-        for (name, factor), (value, velocity) in zip(self._factors.items(), pairs.unbind(), strict=True):
-            self._remaining[name], self._velocities[name] = value, velocity
-            factor.copy_(value + self.momentum * velocity)
+        self._remaining, self._velocities = pairs.clone().unbind(1)
+        self._factors.copy_(self._remaining + self.momentum * self._velocities)
 
     def remove(self, optimizer: torch.optim.Optimizer | None = None) -> nn.Module:
         """Remove the blocks whose λ is zero, and multiply every other λ into the last layer of its block.
@@ -195,7 +185,7 @@ class BlockFactors:
             )
         for hook in self._hooks:
             hook.remove()
-        removed = [name for name, value in self._remaining.items() if value == 0]
+        removed = [name for name, value in self.values().items() if value == 0]
         try:
             if removed:
                 remove_blocks(self.model, self.example_inputs, removed, optimizer)
@@ -205,9 +195,9 @@ class BlockFactors:
         self._hooks = []
         self.detach()
         with torch.no_grad():
-            for name in self._factors.keys() - set(removed):
-                for parameter in self.model.get_submodule(name).parameters():
-                    parameter.mul_(self._remaining[name].to(parameter))
+            for name, value in zip(self._names, self._remaining, strict=True):
+                for parameter in self.model.get_submodule(name).parameters() if value else ():
+                    parameter.mul_(value.to(parameter))
         if not removed:
             text = "No factor is zero, so no block is removed; raise the penalty, or train longer."
             warnings.warn(text, NoEffectWarning, stacklevel=2)
@@ -254,5 +244,5 @@ def _problem(model: nn.Module, example_inputs: object, blocks: list[RemovableBlo
     return ""
 
 
-def _scale(factor: Tensor, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-    return output * factor.to(output)
+def _scale(factors: Tensor, number: int, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    return output * factors[number].to(output)

@@ -178,12 +178,10 @@ def check_removable(model: nn.Module, example_inputs: object, blocks: Sequence[R
     """
     names = [block.name for block in blocks]
     what = f"the residual block{'s' if len(names) > 1 else ''} {', '.join(names)}"
-    args, kwargs = as_arguments(example_inputs)
+    set_to_zero = partial(_set_to_zero, names=names)
     remove = partial(set_attributes, attributes=_edits_of(blocks))
     try:
-        error, tolerance = difference_of_outputs(
-            model, args, kwargs, partial(_set_to_zero, names=names), remove
-        )
+        error, tolerance = difference_of_outputs(model, as_arguments(example_inputs), set_to_zero, remove)
     except ModelError as problem:
         cause = problem.__cause__ or problem
         why = next(iter(str(cause).splitlines()), type(cause).__name__)

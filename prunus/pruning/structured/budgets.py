@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import DensityError
-from prunus.pruning.structured.groups import Analysis, Group, kept_indices
+from prunus.pruning.structured.groups import Analysis, Group
 
 Removed = dict[str, list[int]]
 """The indices of the channels to remove, by name of the group."""
@@ -90,9 +90,8 @@ def _common_levels(
     scaled, fractions = [], []
     for group in groups:
         group_scores = scores[group.name]
-        scaled.append(
-            group_scores if is_comparable else group_scores / group_scores.abs().mean().clamp(min=1e-30)
-        )
+        scale = 1.0 if is_comparable else group_scores.abs().mean().clamp(min=1e-30)
+        scaled.append(group_scores / scale)
         fractions.append((torch.argsort(torch.tensor(orders[group.name])) + 1) / group.channels)
     order = torch.argsort(torch.cat(fractions), descending=True, stable=True)
     order = order[torch.argsort(torch.cat(scaled)[order], descending=True, stable=True)]
@@ -143,13 +142,7 @@ def count_parameters(model: nn.Module, analysis: Analysis, removed: Mapping[str,
     Returns:
         The number.
     """
-    remaining = kept_indices(analysis, removed)
-    total = 0
-    for name, parameter in model.named_parameters():
-        shape = analysis.shapes.get(name, tuple(parameter.shape))
-        indices = remaining.get(name, {})
-        total += prod(len(indices[dim]) if dim in indices else size for dim, size in enumerate(shape))
-    return total
+    return sum(map(prod, analysis.kept_shapes(model, removed).values()))
 
 
 def channels_to_keep(channels: int, density: float, round_to: int = 1, min_channels: int = 1) -> int:

@@ -14,7 +14,7 @@
 Any criterion for weights, such as `obd`, can be used for filters: its scores are summed over all coupled weights.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -36,7 +36,7 @@ from prunus.pruning.structured.graph import resolve
 from prunus.pruning.structured.groups import Group, GroupMember
 from prunus.registry import lookup
 from prunus.seeds import make_generator
-from prunus.training.losses import Loss, LossFunction
+from prunus.training.losses import AnyLoss
 from prunus.training.outputs import Forward
 from prunus.types import Scores
 
@@ -53,7 +53,7 @@ class FilterStatistics:
     """The groups to score."""
     calibration: Calibration | None = None
     forward: Forward | None = None
-    loss: str | Loss | LossFunction | None = None
+    loss: str | AnyLoss | None = None
     seed: int = 0
 
     @property
@@ -64,6 +64,13 @@ class FilterStatistics:
                 "Expected calibration examples for this filter criterion or for refit, got none; pass calibration=."
             )
         return as_examples(self.calibration)
+
+    def collect(
+        self, weights: dict[str, Tensor], requires: Collection[str], examples: Examples
+    ) -> Statistics:
+        """Statistics of weights on examples, as `prunus.prune` collects them."""
+        forward, loss = self.forward, self.loss
+        return collect(self.model, weights, requires, examples, forward=forward, loss=loss, seed=self.seed)
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -85,10 +92,14 @@ class FilterStatistics:
         return readers
 
     @cached_property
+    def reader_weights(self) -> dict[str, Tensor]:
+        """The weights of the layers in `readers`."""
+        return {name: resolve(self.model, name).detach() for name in self.readers}
+
+    @cached_property
     def hessians(self) -> dict[str, LayerHessian]:
         """H = 2 X Xᵀ / N of the inputs of the layers in `readers`. Raises StatisticsError without examples."""
-        weights = {name: resolve(self.model, name).detach() for name in self.readers}
-        return layer_hessians(self.model, weights, self.examples, forward=self.forward)
+        return layer_hessians(self.model, self.reader_weights, self.examples, forward=self.forward)
 
 
 @dataclass(frozen=True)
@@ -96,10 +107,15 @@ class FilterCriterion:
     """A function of statistics that returns one score per channel, [channels] by name of the group."""
 
     function: Callable[[FilterStatistics], Scores]
-    description: str
+    """The first line of its docstring describes the criterion."""
     needs_examples: bool = False
     is_comparable: bool = False
     """Whether scores of different groups are comparable; others are divided by their mean for a global ranking."""
+
+    @property
+    def description(self) -> str:
+        """One line about the criterion."""
+        return (self.function.__doc__ or "").partition("\n")[0]
 
     def __call__(self, statistics: FilterStatistics) -> Scores:
         """The scores. Raises StatisticsError unless there is a finite number for each channel of each group."""
@@ -107,11 +123,9 @@ class FilterCriterion:
         for group in statistics.groups:
             values = scores.get(group.name)
             if values is None or values.shape != (group.channels,) or not values.isfinite().all():
-                got = (
-                    "none"
-                    if values is None
-                    else f"shape {list(values.shape)}, finite: {bool(values.isfinite().all())}"
-                )
+                got = "none"
+                if values is not None:
+                    got = f"shape {list(values.shape)}, finite: {bool(values.isfinite().all())}"
                 raise StatisticsError(
                     f"Expected {group.channels} finite scores for the channels of {group.name!r}, got {got}; choose "
                     "another criterion, or exclude it."
@@ -148,8 +162,7 @@ def filter_criterion(
             f"Expected a criterion, its name, or scores by parameter name, got a {type(criterion).__name__}."
         )
     of_weights = as_criterion(criterion)
-    text = f"The sum of {of_weights.name} over all coupled weights."
-    return FilterCriterion(partial(_summed, of_weights), text, of_weights.needs_examples)
+    return FilterCriterion(partial(_summed, of_weights), of_weights.needs_examples)
 
 
 def batch_norm_scales(model: nn.Module) -> Tensor:
@@ -169,26 +182,33 @@ def batch_norm_scales(model: nn.Module) -> Tensor:
     >>> batch_norm_scales(nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3))).item()
     3.0
     """
-    norms = [m.weight for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.affine]
+    norms = _batch_norm_weights(model)
     if not norms:
         raise StatisticsError(f"Expected BatchNorm layers with a scale in {type(model).__name__}, got none.")
     return torch.stack([weight.abs().sum() for weight in norms]).sum()
+
+
+def _batch_norm_weights(model: nn.Module) -> list[Tensor]:
+    return [m.weight for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.affine]
 
 
 # --- weights and gradients ----------------------------------------------------------------------------------------
 
 
 def _l1(stats: FilterStatistics) -> Scores:
+    """The L1 norm of all coupled weights."""
     magnitudes = {name: weight.abs() for name, weight in stats.weights.items()}
     return {group.name: group.reduce(magnitudes) for group in stats.groups}
 
 
 def _l2(stats: FilterStatistics) -> Scores:
+    """The L2 norm of all coupled weights."""
     squares = {name: weight.square() for name, weight in stats.weights.items()}
     return {group.name: group.reduce(squares).sqrt() for group in stats.groups}
 
 
 def _random(stats: FilterStatistics) -> Scores:
+    """Random scores, the control."""
     return {
         group.name: torch.rand(group.channels, generator=make_generator(stats.seed, "slim", group.name))
         for group in stats.groups
@@ -196,30 +216,23 @@ def _random(stats: FilterStatistics) -> Scores:
 
 
 def _bn_scale(stats: FilterStatistics) -> Scores:
-    norms = {
-        f"{path}.weight" if path else "weight"
-        for path, module in stats.model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine
-    }
-    scales = {name: weight.abs() for name, weight in stats.weights.items() if name in norms}
-    return {
-        group.name: group.reduce(scales)
-        / group.reduce({name: torch.ones_like(scale) for name, scale in scales.items()})
-        for group in stats.groups
-        if any(member.name in scales for member in group.members)
-    }
+    """The BatchNorm scales (Network Slimming)."""
+    norms = {id(weight) for weight in _batch_norm_weights(stats.model)}
+    names = {name for name, weight in stats.model.named_parameters() if id(weight) in norms}
+    scales = {name: weight.abs() for name, weight in stats.weights.items() if name in names}
+    ones = {name: torch.ones_like(scale) for name, scale in scales.items()}
+    groups = [g for g in stats.groups if any(member.name in scales for member in g.members)]
+    return {group.name: group.reduce(scales) / group.reduce(ones) for group in groups}
 
 
 def _taylor(stats: FilterStatistics) -> Scores:
+    """The squared first-order change of the loss."""
     weights, examples = stats.weights, stats.examples
     totals = {group.name: torch.zeros(group.channels, dtype=torch.float64) for group in stats.groups}
     batches = examples.equal_batches(TAYLOR_BATCH)
     for batch in batches:
-        collected = collect(
-            stats.model, weights, {"gradients"}, Examples(batch),
-            forward=stats.forward, loss=stats.loss, seed=stats.seed,
-        )  # fmt: skip
-        products = {name: weight * collected.gradients[name] for name, weight in weights.items()}
+        gradients = stats.collect(weights, {"gradients"}, Examples(batch)).gradients
+        products = {name: weight * gradients[name] for name, weight in weights.items()}
         for group in stats.groups:
             totals[group.name] += group.reduce(products).double().cpu().square() / len(batches)
     return totals
@@ -227,18 +240,15 @@ def _taylor(stats: FilterStatistics) -> Scores:
 
 def _summed(criterion: Criterion, stats: FilterStatistics) -> Scores:
     weights = {name: weight for name, weight in stats.weights.items() if weight.dim() > 1}
+    collected = Statistics(weights, stats.seed)
     if criterion.needs_examples:
-        collected = collect(
-            stats.model, weights, criterion.requires, stats.examples, forward=stats.forward, loss=stats.loss,
-            seed=stats.seed,
-        )  # fmt: skip
-    else:
-        collected = Statistics(weights, stats.seed)
+        collected = stats.collect(weights, criterion.requires, stats.examples)
     scores = criterion(collected)
     return {group.name: group.reduce(scores) for group in stats.groups}
 
 
 def _obd_hutchinson(stats: FilterStatistics) -> Scores:
+    """The second-order change of the loss, by an estimated diagonal."""
     weights = {name: weight for name, weight in stats.weights.items() if weight.dim() > 1}
     objective = make_objective(stats.model, weights, stats.examples, loss=stats.loss, forward=stats.forward)
     diagonal = DIAGONALS["hutchinson"](objective, seed=stats.seed)
@@ -247,6 +257,7 @@ def _obd_hutchinson(stats: FilterStatistics) -> Scores:
 
 
 def _geometric_median(stats: FilterStatistics) -> Scores:
+    """The distances to the other filters of the group."""
     weights, scores = stats.weights, {}
     for group in stats.groups:
         members = [m for m in group.members if m.name in weights]
@@ -259,23 +270,32 @@ def _geometric_median(stats: FilterStatistics) -> Scores:
 # --- inputs of the next layers ------------------------------------------------------------------------------------
 
 
-def _activations(function: Callable[[Tensor], Tensor], stats: FilterStatistics) -> Scores:
+def _activation(stats: FilterStatistics) -> Scores:
+    """The mean magnitude of the inputs of the next layers."""
+    return _mean_of_inputs(torch.abs, stats)
+
+
+def _apoz(stats: FilterStatistics) -> Scores:
+    """The fraction of the inputs of the next layers that is not zero."""
+    return _mean_of_inputs(lambda x: x != 0, stats)
+
+
+def _mean_of_inputs(function: Callable[[Tensor], Tensor], stats: FilterStatistics) -> Scores:
     """The mean of a function of the inputs of the next layers."""
-    readers = stats.readers
-    totals: dict[str, Any] = dict.fromkeys(readers, 0.0)
-    counts = dict.fromkeys(readers, 0)
+    weights = stats.reader_weights
+    totals: dict[str, Any] = dict.fromkeys(weights, 0.0)
+    counts = dict.fromkeys(weights, 0)
 
     def add(name: str, inputs: Tensor) -> None:
-        is_linear = resolve(stats.model, name).dim() == 2
+        is_linear = weights[name].dim() == 2
         values = function(inputs).double().movedim(-1 if is_linear else 1, 0).flatten(1)
         totals[name] = totals[name] + values.sum(1)
         counts[name] += values.shape[1]
 
-    weights = {name: resolve(stats.model, name).detach() for name in readers}
-    adders = {name: partial(add, name) for name in readers}
+    adders = {name: partial(add, name) for name in weights}
     pass_layer_inputs(stats.model, weights, stats.examples, adders, forward=stats.forward)
     scores: dict[str, Any] = {}
-    for name, groups_read in readers.items():
+    for name, groups_read in stats.readers.items():
         for group, member in groups_read:
             values = (totals[name] / counts[name])[member.indices.to(totals[name].device)].mean(1)
             scores[group.name] = scores.get(group.name, 0.0) + values
@@ -301,24 +321,24 @@ def _contributions(stats: FilterStatistics) -> dict[str, Tensor]:
 
     With H = 2 X Xᵀ / N of the layer's inputs, an entry is the sum of the block of channels c, d of (Wᵀ W) ∘ H / 2.
     """
-    grams: dict[str, Tensor] = {}
+    grams: dict[str, Any] = {}
     for name, groups_read in stats.readers.items():
-        weight = resolve(stats.model, name).detach()
+        weight = stats.reader_weights[name]
         matrix = to_matrix(weight).double()
         products = matrix.T @ matrix * stats.hessians[name].hessian[0] / 2
         for group, member in groups_read:
             columns = input_columns(weight, member)
             order = columns.flatten().to(products.device)
             blocks = products[order][:, order].reshape(*columns.shape, *columns.shape)
-            gram = blocks.sum((1, 3))
-            grams[group.name] = grams[group.name] + gram if group.name in grams else gram
+            grams[group.name] = grams.get(group.name, 0.0) + blocks.sum((1, 3))
     return grams
 
 
 def _thinet(stats: FilterStatistics) -> Scores:
-    """The position of each channel in a greedy removal of the channel that changes the next layers least.
+    """Greedy reconstruction of the next layers.
 
-    The change is |Σ x_c|² over the channels that are removed so far and the candidate.
+    The score is the position of a channel in a greedy removal of the channel that changes the next layers least. The
+    change is |Σ x_c|² over the channels that are removed so far and the candidate.
     """
     scores = {}
     for name, gram in _contributions(stats).items():
@@ -335,14 +355,15 @@ def _thinet(stats: FilterStatistics) -> Scores:
 
 
 def _obs(stats: FilterStatistics) -> Scores:
-    """The least error of the next layers' outputs without a channel, if their other weights are refitted.
+    """The least error of the next layers without the channel.
 
-    With H = 2 X Xᵀ / N and the columns C of the channel, it is Σ_o w_oC ([H⁻¹]_CC)⁻¹ w_oCᵀ / 2: eq. 5 of the paper for
+    It is the error of their outputs if their other weights are refitted. With H = 2 X Xᵀ / N and the columns C of the
+    channel, it is Σ_o w_oC ([H⁻¹]_CC)⁻¹ w_oCᵀ / 2: eq. 5 of the paper for
     all weights of the channel at once, and for the layer's squared error.
     """
     scores: dict[str, Any] = {}
     for name, groups_read in stats.readers.items():
-        weight = resolve(stats.model, name).detach()
+        weight = stats.reader_weights[name]
         matrix, inverse = to_matrix(weight).double(), torch.linalg.inv(stats.hessians[name].damped()[0])
         for group, member in groups_read:
             columns = input_columns(weight, member).to(weight.device)
@@ -360,9 +381,10 @@ LASSO_ITERATIONS = 50
 
 
 def _lasso(stats: FilterStatistics) -> Scores:
-    """The largest λ at which β_c > 0 in min |Σ x_c - Σ β_c x_c|² / 2 + λ Σ β_c, β ≥ 0, as a fraction of the first λ.
+    """Lasso regression of the next layers' outputs.
 
-    Channels that are never used are ranked below, by |x_c|².
+    The score is the largest λ at which β_c > 0 in min |Σ x_c - Σ β_c x_c|² / 2 + λ Σ β_c, β ≥ 0, as a fraction of the
+    first λ. Channels that are never used are ranked below, by |x_c|².
     """
     scores = {}
     for name, gram in _contributions(stats).items():
@@ -379,35 +401,16 @@ def _lasso(stats: FilterStatistics) -> Scores:
 
 
 FILTER_CRITERIA: dict[str, FilterCriterion] = {
-    "l1": FilterCriterion(_l1, "The L1 norm of all coupled weights."),
-    "l2": FilterCriterion(_l2, "The L2 norm of all coupled weights."),
-    "bn_scale": FilterCriterion(_bn_scale, "The BatchNorm scales (Network Slimming).", is_comparable=True),
-    "taylor": FilterCriterion(
-        _taylor, "The squared first-order change of the loss.", needs_examples=True, is_comparable=True
-    ),
-    "geometric_median": FilterCriterion(
-        _geometric_median, "The distances to the other filters of the group."
-    ),
-    "activation": FilterCriterion(
-        partial(_activations, torch.abs),
-        "The mean magnitude of the inputs of the next layers.",
-        needs_examples=True,
-    ),
-    "apoz": FilterCriterion(
-        partial(_activations, lambda x: x != 0),
-        "The fraction of the inputs of the next layers that is not zero.",
-        needs_examples=True,
-    ),
-    "thinet": FilterCriterion(_thinet, "Greedy reconstruction of the next layers.", needs_examples=True),
-    "lasso": FilterCriterion(_lasso, "Lasso regression of the next layers' outputs.", needs_examples=True),
-    "obs": FilterCriterion(
-        _obs, "The least error of the next layers without the channel.", needs_examples=True
-    ),
-    "obd_hutchinson": FilterCriterion(
-        _obd_hutchinson,
-        "The second-order change of the loss, by an estimated diagonal.",
-        needs_examples=True,
-        is_comparable=True,
-    ),
-    "random": FilterCriterion(_random, "Random scores, the control.", is_comparable=True),
+    "l1": FilterCriterion(_l1),
+    "l2": FilterCriterion(_l2),
+    "bn_scale": FilterCriterion(_bn_scale, is_comparable=True),
+    "taylor": FilterCriterion(_taylor, needs_examples=True, is_comparable=True),
+    "geometric_median": FilterCriterion(_geometric_median),
+    "activation": FilterCriterion(_activation, needs_examples=True),
+    "apoz": FilterCriterion(_apoz, needs_examples=True),
+    "thinet": FilterCriterion(_thinet, needs_examples=True),
+    "lasso": FilterCriterion(_lasso, needs_examples=True),
+    "obs": FilterCriterion(_obs, needs_examples=True),
+    "obd_hutchinson": FilterCriterion(_obd_hutchinson, needs_examples=True, is_comparable=True),
+    "random": FilterCriterion(_random, is_comparable=True),
 }

@@ -20,7 +20,7 @@ from prunus.masks import apply_masks
 from prunus.pruning.structured.analysis import analyze
 from prunus.pruning.structured.edits import select_indices, set_data
 from prunus.pruning.structured.flows import ChannelFlow, channel_flows
-from prunus.pruning.structured.graph import module_paths
+from prunus.pruning.structured.graph import Inputs, module_paths
 from prunus.pruning.structured.groups import Analysis, kept_indices
 from prunus.pruning.structured.plan import SlimPlan
 from prunus.pruning.structured.verify import largest_difference, outputs_of
@@ -128,10 +128,10 @@ def remove_dead_neurons(
     smaller.__dict__.pop("built_in", None)  # its shapes are its own now
     analysis = analyze(smaller, example_inputs)
     flows = _checked_flows(analysis, smaller)
-    inputs = analysis.traced.args, analysis.traced.kwargs
+    inputs = analysis.traced.inputs
     names_before = smaller.state_dict().keys()
     with eval_mode(smaller), torch.no_grad():
-        before = outputs_of(smaller, *inputs)
+        before = outputs_of(smaller, inputs)
         dead = _find_removable(smaller, flows, masks, inputs)
         removed = {flow.group.name: _indices(dead[flow].any(0)) for flow in flows}
         SlimPlan(smaller, analysis, removed, verify=False).apply()
@@ -140,7 +140,7 @@ def remove_dead_neurons(
             rows = indices.get(f"{name.removesuffix('bias')}weight", {}).get(0)
             if name not in names_before and rows is not None:  # a bias that was made for the constants
                 set_data(parameter, select_indices(parameter, {0: rows}))
-        _check_same(model, before, outputs_of(smaller, *inputs))
+        _check_same(model, before, outputs_of(smaller, inputs))
     masks = {name: select_indices(mask, indices.get(name, {})) for name, mask in masks.items()}
     return smaller, masks, [_report(flow, dead[flow]) for flow in flows if dead[flow].any()]
 
@@ -179,7 +179,7 @@ def _report(flow: ChannelFlow, dead: Tensor) -> DeadNeurons:
 
 
 def _find_removable(
-    model: nn.Module, flows: Sequence[ChannelFlow], masks: MaskDict, inputs: tuple[Any, Any]
+    model: nn.Module, flows: Sequence[ChannelFlow], masks: MaskDict, inputs: Inputs
 ) -> dict[ChannelFlow, Tensor]:
     """The neurons to remove, [2, channels]: without inputs, and without outputs.
 
@@ -209,7 +209,7 @@ def _find_removable(
 
 
 def _inputs_of_consumers(
-    model: nn.Module, flows: Sequence[ChannelFlow], inputs: tuple[Any, Any]
+    model: nn.Module, flows: Sequence[ChannelFlow], inputs: Inputs
 ) -> dict[nn.Module, Tensor]:
     """What reaches the layers that read channels, after hooks of the user."""
     values: dict[nn.Module, Tensor] = {}

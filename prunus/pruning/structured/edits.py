@@ -77,9 +77,7 @@ def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]
         if values and can_lose_heads(module):
             module.__class__ = PrunedMultiheadAttention
             attention: Any = module
-            attention._qkv_same_embed_dim = (
-                False  # keeps the fused path of torch.nn.TransformerEncoderLayer off
-            )
+            attention._qkv_same_embed_dim = False  # keeps the fused path of TransformerEncoderLayer off
 
 
 def merge_edits(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

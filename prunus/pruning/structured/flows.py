@@ -67,10 +67,8 @@ def channel_flows(analysis: Analysis, model: nn.Module) -> list[ChannelFlow]:
         for source in [source for source in node.all_input_nodes if source.name in traced.tensors]:
             has_positions = sum(size > 1 for size in result_shapes(source)[0] or ()) > 1
             if has_positions and traced.tensors[source.name] != weight:
-                for i in carried[source]:
-                    flows[
-                        i
-                    ].has_constants = False  # as a positional embedding, with a value for each position
+                for i in carried[source]:  # as a positional embedding, with a value for each position
+                    flows[i].has_constants = False
         for source in [source for source in node.all_input_nodes if source.name not in traced.tensors]:
             for i in carried[source]:
                 if (weight, 1) in members[i]:
@@ -88,18 +86,18 @@ def channel_flows(analysis: Analysis, model: nn.Module) -> list[ChannelFlow]:
 
 def _carried_groups(analysis: Analysis) -> dict[fx.Node, set[int]]:
     """The groups whose channels are in the results of each node, by position."""
-    group_of = np.full(len(analysis.roots), -1)
+    group_of = np.full(len(analysis.channels), -1)
     for i, group in enumerate(analysis.groups):
-        group_of[group.roots] = i
+        group_of[group.ids] = i
     return {
         node: {
             int(i)
             for labels in flatten_labels(value)
             for layer in labels.layers
-            for i in np.unique(group_of[analysis.roots[layer.atoms]])
+            for i in np.unique(group_of[analysis.channels[layer.ids]])
             if i >= 0
         }
-        for node, value in analysis.labels.items()
+        for node, value in analysis.graph.results.items()
     }
 
 

@@ -7,9 +7,9 @@ Every node has its operator, the shapes of its results, the module that it belon
 import operator
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
@@ -22,6 +22,8 @@ from prunus.modules import check_initialized
 from prunus.pruning.layer_checks import has_forward_of_torch
 from prunus.training.modes import eval_mode
 
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+"""The positional and the named arguments of one call of a model."""
 _TORCH = torch.__file__.rpartition("/")[0]
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.*)\n(?P<code>.*)')
 
@@ -36,10 +38,10 @@ class TracedGraph:
     tensors: dict[str, str]
     """The name in the model of each parameter, buffer or constant, by the name of its placeholder. Tensors that are one
     tensor in the model have one name here."""
-    program: Any = None
+    program: Any
     """What `torch.export` returned."""
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    inputs: Inputs
+    """The example inputs."""
 
     def tensors_of(self, model: nn.Module) -> dict[fx.Node, Tensor]:
         """The parameters, buffers and constants that placeholders of the graph stand for.
@@ -74,12 +76,12 @@ def trace_model(model: nn.Module, example_inputs: object) -> TracedGraph:
     """
     check_initialized(model)
     _check_one_device(model)
-    args, kwargs = as_arguments(example_inputs)
+    inputs = as_arguments(example_inputs)
     try:
-        program = export_program(model, args, kwargs)
+        program = export_program(model, inputs)
     except Exception as error:  # the user's forward, and the export of it, may fail in any way
         with eval_mode(model), exact_attention():
-            raise export_error(model, args, kwargs, error) from error
+            raise _export_error(model, inputs, error) from error
     signature = program.graph_signature
     names = {
         **signature.inputs_to_parameters,
@@ -89,7 +91,7 @@ def trace_model(model: nn.Module, example_inputs: object) -> TracedGraph:
     shared = _first_names(model)
     tensors = {placeholder: shared.get(name, name) for placeholder, name in names.items()}
     _check_outputs(model, program.graph, tensors)
-    return TracedGraph(program.graph, program.graph_module, tensors, program, args, kwargs)
+    return TracedGraph(program.graph, program.graph_module, tensors, program, inputs)
 
 
 def _check_outputs(model: nn.Module, graph: fx.Graph, tensors: Mapping[str, str]) -> None:
@@ -105,15 +107,12 @@ def _check_outputs(model: nn.Module, graph: fx.Graph, tensors: Mapping[str, str]
         )
 
 
-def export_program(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any = None
-) -> Any:
+def export_program(model: nn.Module, inputs: Inputs, dynamic_shapes: Any = None) -> Any:
     """What `torch.export` returns for a model in evaluation mode; raises what the forward and the export raise.
 
     Args:
         model: Any module.
-        args: Positional arguments of its forward.
-        kwargs: Named arguments of its forward.
+        inputs: The arguments of its forward.
         dynamic_shapes: The dimensions whose length may be another one later, as `torch.export` takes them.
 
     Returns:
@@ -128,10 +127,10 @@ def export_program(
         redirect_stderr(StringIO()),
     ):
         warnings.simplefilter("ignore")  # about recurrent modules, and within torch itself
-        return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+        return torch.export.export(model, *inputs, dynamic_shapes=dynamic_shapes, strict=False)
 
 
-def as_arguments(example_inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def as_arguments(example_inputs: object) -> Inputs:
     """The positional and the named arguments of one call of a model.
 
     >>> as_arguments({"ids": 1})
@@ -221,15 +220,8 @@ def bind_arguments(node: fx.Node) -> dict[str, Any]:
     schema = getattr(node.target, "_schema", None)
     if schema is None:
         return {"args": node.args, **node.kwargs}
-    bound = {}
-    for position, argument in enumerate(schema.arguments):
-        if position < len(node.args):
-            bound[argument.name] = node.args[position]
-        elif argument.name in node.kwargs:
-            bound[argument.name] = node.kwargs[argument.name]
-        else:
-            bound[argument.name] = argument.default_value if argument.has_default_value() else None
-    return bound
+    defaults = {a.name: a.default_value if a.has_default_value() else None for a in schema.arguments}
+    return {**defaults, **dict(zip(defaults, node.args, strict=False)), **node.kwargs}
 
 
 def is_getitem(node: fx.Node) -> bool:
@@ -287,24 +279,12 @@ def find_tensor(model: nn.Module, name: str) -> Tensor | None:
     return value if isinstance(value, Tensor) else None
 
 
-def export_error(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
-) -> ModelError:
-    """The error for a model that cannot be exported: does it run at all, and which line is the cause.
-
-    Args:
-        model: The model.
-        args: Positional arguments of its forward.
-        kwargs: Named arguments of its forward.
-        error: What the export raised.
-
-    Returns:
-        The error to raise.
-    """
-    name, shapes = type(model).__name__, [tuple(t.shape) for t in iter_tensors([*args, *kwargs.values()])]
+def _export_error(model: nn.Module, inputs: Inputs, error: Exception) -> ModelError:
+    """The error for a model that cannot be exported: does it run at all, and which line is the cause."""
+    name, shapes = type(model).__name__, [tuple(t.shape) for t in iter_tensors(inputs)]
     try:
         with torch.no_grad():
-            model(*args, **kwargs)
+            model(*inputs[0], **inputs[1])
     except Exception as cause:
         why = next(iter(str(cause).splitlines()), type(cause).__name__)
         return ModelError(
@@ -346,12 +326,9 @@ def _user_frame(error: Exception) -> str:
 def _first_names(model: nn.Module) -> dict[str, str]:
     """The first name of every parameter and buffer, by each of its names."""
     first: dict[int, str] = {}
-    tensors: Callable[..., Any]
-    result = {}
-    for tensors in (model.named_parameters, model.named_buffers):
-        for name, tensor in tensors(remove_duplicate=False):
-            result[name] = first.setdefault(id(tensor), name)
-    return result
+    parameters, buffers = model.named_parameters, model.named_buffers
+    tensors = [*parameters(remove_duplicate=False), *buffers(remove_duplicate=False)]
+    return {name: first.setdefault(id(tensor), name) for name, tensor in tensors}
 
 
 def _check_one_device(model: nn.Module) -> None:

@@ -27,11 +27,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from prunus.errors import ModelError
 from prunus.pruning.structured.graph import TracedGraph
-from prunus.pruning.structured.labels import Atoms, Coupling, Refusal, SizeConstant, connected_components
+from prunus.pruning.structured.labels import ChannelIds, KeptIds, Refusal, connected_components
 from prunus.pruning.structured.rules import KERNEL
 from prunus.pruning.structured.walk import LabeledGraph
 
@@ -55,8 +55,8 @@ class Group:
     """The first parameter of the group in the order of the model; unique with `dim` of that member."""
     channels: int
     members: tuple[GroupMember, ...]
-    roots: Atoms
-    """The label of each channel."""
+    ids: ChannelIds
+    """The id of each channel."""
     inexact: Refusal | None = None
     """Why removing a channel is not the same as setting it to zero; None where it is the same."""
 
@@ -128,48 +128,35 @@ class RefusedDimension:
 class Analysis:
     """The groups of a model."""
 
-    traced: TracedGraph
+    graph: LabeledGraph
+    channels: ChannelIds
+    """The channel that each id belongs to: the smallest of the ids that are coupled."""
     groups: list[Group]
     refused: list[RefusedDimension]
-    constants: list[SizeConstant]
-    coupling: Coupling
-    roots: Atoms
-    """The channel that each label belongs to."""
-    shapes: dict[str, tuple[int, ...]]
-    """The shape of each tensor that has labels."""
-    labels: dict[fx.Node, Any] = field(default_factory=dict)
-    """The labels of the results of each node."""
     bindings: list[Any] = field(default_factory=list)
     """Attributes of modules that change with the channels; see `sizes`."""
 
-    def length(self, name: str, dim: int) -> int:
-        """The length of a dimension when it was analyzed.
+    @property
+    def traced(self) -> TracedGraph:
+        """The traced graph."""
+        return self.graph.traced
 
-        Args:
-            name: The name of the tensor.
-            dim: The dimension.
-
-        Returns:
-            The number of entries.
-        """
-        return self.shapes[name][dim]
-
-    def kept_labels(self, removed: Mapping[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which labels are kept if channels are removed.
+    def kept_ids(self, removed: Mapping[str, Sequence[int]]) -> KeptIds:
+        """Which ids are kept if channels are removed.
 
         Args:
             removed: Indices of the channels to remove, by name of the group.
 
         Returns:
-            A boolean for each label.
+            A boolean for each id.
         """
-        kept_root = np.ones(len(self.roots), bool)
+        is_kept = np.ones(len(self.channels), bool)
         for group in self.groups:
             if group.name in removed:
-                kept_root[group.roots[np.asarray(removed[group.name], np.int64)]] = False
-        return kept_root[self.roots]
+                is_kept[group.ids[np.asarray(removed[group.name], np.int64)]] = False
+        return is_kept[self.channels]
 
-    def macs(self, removed: Mapping[Any, Any] | None = None) -> int:
+    def macs(self, removed: Mapping[str, Sequence[int]] | None = None) -> int:
         """The MACs for the example inputs if channels are removed: of layers, and of products of activations.
 
         Args:
@@ -178,131 +165,131 @@ class Analysis:
         Returns:
             The number of multiply-accumulate operations.
         """
-        is_kept = self.kept_labels(removed or {})
-        return sum(
-            work.factor * int(np.prod([is_kept[atoms].sum() for atoms in work.channels], dtype=np.int64))
-            for work in self.coupling.work
-        )
+        is_kept = self.kept_ids(removed or {})
+        return sum(work.macs(is_kept) for work in self.graph.coupling.work)
+
+    def kept_shapes(
+        self, model: nn.Module, removed: Mapping[str, Sequence[int]]
+    ) -> dict[str, tuple[int, ...]]:
+        """The shapes of the parameters if channels are removed.
+
+        Args:
+            model: The model before or after the removal; only tensors without groups are looked up in it.
+            removed: Indices of the channels to remove, by name of the group.
+
+        Returns:
+            The shapes by name.
+        """
+        kept, labels = kept_indices(self, removed), self.graph.parameters
+        return {
+            name: tuple(
+                len(kept[name][dim]) if dim in kept.get(name, {}) else size
+                for dim, size in enumerate(labels[name].shape if name in labels else parameter.shape)
+            )
+            for name, parameter in model.named_parameters()
+        }
 
 
-def group_labels(labeled: LabeledGraph, model: nn.Module) -> Analysis:
-    """Form groups from the coupled labels of a graph.
+def group_labels(graph: LabeledGraph, model: nn.Module) -> Analysis:
+    """Form groups from the coupled ids of a graph.
 
     Args:
-        labeled: The result of `label_graph`.
+        graph: The result of `label_graph`.
         model: The model of the graph.
 
     Returns:
         The groups in the order of the model's tensors, and the dimensions from which no channel can be removed.
     """
-    coupling = labeled.coupling
-    roots = connected_components(coupling.count, coupling.ties)
-    reasons: dict[int, Refusal] = {}
-    blocked = np.zeros(coupling.count, bool)
-    for atoms, refusal in coupling.blocks:
-        for root in np.unique(roots[atoms]).tolist():
-            reasons.setdefault(root, refusal)
-            blocked[root] = True
-    places = _places(labeled, model, roots)
-    _block_whole_dimensions(coupling, places, blocked, reasons)
-    inexact: dict[int, Refusal] = {}
-    for atoms, refusal in coupling.inexact:
-        for root in np.unique(roots[atoms]).tolist():
-            inexact.setdefault(root, refusal)
-    groups = _groups(places, blocked, inexact)
-    return Analysis(
-        labeled.traced, groups, _refused(places, blocked, reasons), coupling.constants, coupling, roots,
-        {name: labels.shape for name, labels in labeled.parameters.items()}, labeled.results,
-    )  # fmt: skip
+    coupling = graph.coupling
+    channels = connected_components(coupling.count, coupling.ties)
+    places = _places(graph, model, channels)
+    refusals = _by_channel(channels, coupling.blocks)
+    for channel in places.values():
+        if (channel == channel[0]).all():
+            reason = "removing one channel would remove a whole dimension of a parameter"
+            refusals.setdefault(int(channel[0]), Refusal("", "", reason))
+    groups = _groups(places, refusals, _by_channel(channels, coupling.inexact), coupling.count)
+    return Analysis(graph, channels, groups, _refused(places, refusals))
 
 
-ChannelsByPlace = dict[tuple[str, int], Atoms]
+def _by_channel(channels: ChannelIds, marked: Sequence[tuple[ChannelIds, Refusal]]) -> dict[int, Refusal]:
+    """The first refusal of each channel that has one."""
+    refusals: dict[int, Refusal] = {}
+    for ids, refusal in marked:
+        for channel in np.unique(channels[ids]).tolist():
+            refusals.setdefault(channel, refusal)
+    return refusals
+
+
+ChannelsByPlace = dict[tuple[str, int], ChannelIds]
 """The channel of each entry of a dimension, by name of the tensor and dimension."""
 
 
-def _places(labeled: LabeledGraph, model: nn.Module, roots: Atoms) -> ChannelsByPlace:
+def _places(graph: LabeledGraph, model: nn.Module, channels: ChannelIds) -> ChannelsByPlace:
     order = {name: i for i, (name, _) in enumerate([*model.named_parameters(), *model.named_buffers()])}
-    names = sorted(labeled.parameters, key=lambda name: order.get(name, len(order)))
+    names = sorted(graph.parameters, key=lambda name: order.get(name, len(order)))
     return {
-        (name, layer.dims[0]): roots[layer.atoms]
+        (name, layer.dims[0]): channels[layer.ids]
         for name in names
-        for layer in labeled.parameters[name].layers
+        for layer in graph.parameters[name].layers
     }
 
 
-def _block_whole_dimensions(
-    coupling: Coupling, places: ChannelsByPlace, blocked: np.ndarray[Any, Any], reasons: dict[int, Refusal]
-) -> None:
-    """Block channels that are all entries of a dimension."""
-    for channel in places.values():
-        if (channel == channel[0]).all() and not blocked[channel[0]]:
-            blocked[channel[0]] = True
-            reasons[int(channel[0])] = Refusal(
-                "", "", "removing one channel would remove a whole dimension of a parameter"
-            )
-
-
 def _groups(
-    places: ChannelsByPlace, blocked: np.ndarray[Any, Any], inexact: Mapping[int, Refusal]
+    places: ChannelsByPlace, refusals: Mapping[int, Refusal], inexact: Mapping[int, Refusal], count: int
 ) -> list[Group]:
     """Channels with the same signature: the same dimensions with the same number of entries."""
-    signature = np.zeros(len(blocked), np.uint64)
+    signature, is_refused = np.zeros(count, np.uint64), np.zeros(count, bool)
+    is_refused[list(refusals)] = True
     generator = np.random.default_rng(0)
     for channel in places.values():
         unique, counts = np.unique(channel, return_counts=True)
         number = generator.integers(1, 1 << 63, dtype=np.uint64) | np.uint64(1)
         signature[unique] += number * counts.astype(np.uint64)
-    for root in inexact:
-        signature[root] ^= np.uint64(1 << 63)
+    signature[list(inexact)] ^= np.uint64(1 << 63)
     members: dict[int, list[GroupMember]] = defaultdict(list)
-    roots: dict[int, Atoms] = {}
+    ids: dict[int, ChannelIds] = {}
     for (name, dim), channel in places.items():
-        signatures = signature[channel]
-        for key in dict.fromkeys(map(int, signatures[~blocked[channel]])):
-            positions = np.flatnonzero(signatures == key)
-            positions = positions[~blocked[channel[positions]]]
-            if key not in roots:
-                roots[key] = _in_order(channel[positions])
-            ordered = positions[np.argsort(_ranks(roots[key], channel[positions]), kind="stable")]
-            indices = torch.from_numpy(ordered.reshape(len(roots[key]), -1))
+        removable = np.flatnonzero(~is_refused[channel])
+        signatures = signature[channel[removable]]
+        for key in dict.fromkeys(map(int, signatures)):
+            positions = removable[signatures == key]
+            if key not in ids:
+                ids[key] = _in_order(channel[positions])
+            ordered = positions[np.argsort(_ranks(ids[key], channel[positions]), kind="stable")]
+            indices = torch.from_numpy(ordered.reshape(len(ids[key]), -1))
             members[key].append(GroupMember(name, dim, indices))
     groups, names = [], set()
-    for key, own_roots in roots.items():
+    for key, own_ids in ids.items():
         first = members[key][0]
         name = first.name if first.name not in names else f"{first.name}:{first.dim}"
         while name in names:
             name += "'"
         names.add(name)
-        group = Group(name, len(own_roots), tuple(members[key]), own_roots, inexact.get(int(own_roots[0])))
-        groups.append(group)
+        groups.append(Group(name, len(own_ids), tuple(members[key]), own_ids, inexact.get(int(own_ids[0]))))
     return groups
 
 
-def _in_order(values: Atoms) -> Atoms:
+def _in_order(values: ChannelIds) -> ChannelIds:
     """Unique values in the order of their first occurrence."""
     unique, first = np.unique(values, return_index=True)
     return unique[np.argsort(first)]
 
 
-def _ranks(order: Atoms, values: Atoms) -> Atoms:
+def _ranks(order: ChannelIds, values: ChannelIds) -> ChannelIds:
     """The position in `order` of each value."""
     sorting = np.argsort(order)
     return sorting[np.searchsorted(order, values, sorter=sorting)]
 
 
-def _refused(
-    places: ChannelsByPlace, blocked: np.ndarray[Any, Any], reasons: Mapping[int, Refusal]
-) -> list[RefusedDimension]:
+def _refused(places: ChannelsByPlace, refusals: Mapping[int, Refusal]) -> list[RefusedDimension]:
+    """The dimensions with a channel that cannot be removed, by the reason of the first one."""
     dimensions: dict[Refusal, list[tuple[str, int]]] = defaultdict(list)
     for place, channel in places.items():
-        blocked_roots = channel[blocked[channel]]
-        for root in np.unique(blocked_roots).tolist()[:1] if len(blocked_roots) else ():
-            dimensions[reasons[root]].append(place)
-    return [
-        RefusedDimension(refusal, tuple(refused))
-        for refusal, refused in dimensions.items()
-        if refusal.reason != KERNEL
-    ]
+        first = next((refusals[c] for c in np.unique(channel).tolist() if c in refusals), None)
+        if first is not None and first.reason != KERNEL:
+            dimensions[first].append(place)
+    return [RefusedDimension(refusal, tuple(refused)) for refusal, refused in dimensions.items()]
 
 
 def kept_indices(analysis: Analysis, removed: Mapping[str, Sequence[int]]) -> dict[str, dict[int, Tensor]]:
@@ -318,22 +305,21 @@ def kept_indices(analysis: Analysis, removed: Mapping[str, Sequence[int]]) -> di
     Raises:
         ModelError: A group has no such channel, or all of its channels would be removed.
     """
-    removed_indices: dict[tuple[str, int], list[Tensor]] = {}
-    sizes = {group.name: group for group in analysis.groups}
+    is_kept: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    groups = {group.name: group for group in analysis.groups}
     for name, channels in removed.items():
-        group = sizes.get(name)
+        group = groups.get(name)
         if group is None or any(not 0 <= channel < group.channels for channel in channels):
             raise ModelError(f"Expected channels of a group, got {name!r} with {list(channels)[:5]}.")
         for member in group.members if len(channels) else ():
-            removed_indices.setdefault((member.name, member.dim), []).append(
-                member.indices[list(channels)].flatten()
-            )
-    result: dict[str, dict[int, Tensor]] = {}
-    for (name, dim), parts in removed_indices.items():
-        size = analysis.length(name, dim)
-        is_kept = torch.ones(size, dtype=torch.bool)
-        is_kept[torch.cat(parts)] = False
-        if not is_kept.any():
-            raise ModelError(f"Expected a channel of {name!r} to remain, but all {size} would be removed.")
-        result.setdefault(name, {})[dim] = is_kept.nonzero().flatten()
-    return result
+            size = analysis.graph.parameters[member.name].shape[member.dim]
+            entries = is_kept[member.name].setdefault(member.dim, torch.ones(size, dtype=torch.bool))
+            entries[member.indices[list(channels)]] = False
+            if not entries.any():
+                raise ModelError(
+                    f"Expected a channel of {member.name!r} to remain, but all {size} would be removed."
+                )
+    return {
+        name: {dim: entries.nonzero().flatten() for dim, entries in dims.items()}
+        for name, dims in is_kept.items()
+    }

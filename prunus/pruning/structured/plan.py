@@ -17,7 +17,7 @@ from prunus.pruning.structured.removal import check_optimizer, remove_channels
 from prunus.pruning.structured.report import SlimReport, describe_plan
 from prunus.pruning.structured.rewrite import change_constants, exported_module
 from prunus.pruning.structured.sizes import bound_attributes
-from prunus.pruning.structured.verify import check_removal, check_training_mode
+from prunus.pruning.structured.verify import check_training_mode, removal_error
 
 
 @dataclass
@@ -94,22 +94,19 @@ class SlimPlan:
         self._verify(base)
         edits = remove_channels(base, indices, self.attributes(self.removed), optimizer, masks, self.weights)
         if self.rewrite:
-            self._change_constants(base, self.removed)
+            change_constants(
+                base, self.analysis.graph.coupling.constants, self.analysis.kept_ids(self.removed)
+            )
         else:
             base.edited_attributes = merge_edits(getattr(base, "edited_attributes", {}), edits)  # type: ignore[assignment]
         return base
-
-    def _change_constants(self, module: nn.Module, removed: Mapping[str, Sequence[int]]) -> None:
-        is_kept = self.analysis.kept_labels(removed)
-        change_constants(module, self.analysis.constants, lambda constant: constant.reduced_value(is_kept))
 
     def attributes(self, removed: Mapping[str, Sequence[int]]) -> dict[str, dict[str, Any]]:
         """New values of attributes of the user's modules if channels are removed.
 
         Raises ModelError where two sizes that differ afterwards are one attribute.
         """
-        is_kept = self.analysis.kept_labels(removed)
-        values = bound_attributes(self.analysis.bindings, lambda constant: constant.reduced_value(is_kept))
+        values = bound_attributes(self.analysis.bindings, self.analysis.kept_ids(removed))
         if values is None:
             raise ModelError("Expected equal numbers of channels where the model has one attribute for them.")
         return values
@@ -118,31 +115,34 @@ class SlimPlan:
         for group in self.groups:
             for member in group.members:
                 tensor = find_tensor(self.model, member.name)
-                if (
-                    tensor is None
-                    or tensor.dim() <= member.dim
-                    or tensor.shape[member.dim] <= int(member.indices.max())
-                ):
+                size = 0 if tensor is None or tensor.dim() <= member.dim else tensor.shape[member.dim]
+                if size <= int(member.indices.max()):
                     raise ModelError(
                         f"Expected {member.name!r} as it was when the plan was made; make a new plan of the model."
                     )
 
     def _verify(self, base: nn.Module) -> None:
+        """Raise ModelError unless removing channels of exact groups is the same as setting them to zero."""
         if not self.verify:
             return
-        traced = self.analysis.traced
-        unused = [name for name, _ in self.model.named_parameters() if name not in self.analysis.shapes]
+        inputs, used = self.analysis.traced.inputs, self.analysis.graph.parameters
+        unused = [name for name, _ in self.model.named_parameters() if name not in used]
         if unused and not self.rewrite:
-            indices = kept_indices(self.analysis, self.removed)
-            attributes = self.attributes(self.removed)
-            check_training_mode(base, traced.args, traced.kwargs, indices, attributes, unused)
-        by_name = {group.name: group for group in self.groups if self.removed.get(group.name)}
-        parts = [[name] for name in by_name] if self.verify == "groups" else [list(by_name)]
-        for names in parts:
-            exact = [name for name in names if by_name[name].exact]
-            removed = {name: self.removed[name] for name in exact}
-            if removed:
-                edit = partial(self._change_constants, removed=removed) if self.rewrite else None
-                what = f"the channels of {', '.join(exact[:5])}"
-                indices = kept_indices(self.analysis, removed)
-                check_removal(base, traced.args, traced.kwargs, indices, self.attributes(removed), what, edit)
+            indices, attributes = kept_indices(self.analysis, self.removed), self.attributes(self.removed)
+            check_training_mode(base, inputs, indices, attributes, unused)
+        name, constants = type(base).__name__, self.analysis.graph.coupling.constants
+        exact = [group.name for group in self.groups if group.exact]
+        changed = {group: self.removed[group] for group in exact if self.removed.get(group)}
+        parts = [{group: changed[group]} for group in changed] if self.verify == "groups" else [changed]
+        for removed in parts if changed else ():
+            is_kept = self.analysis.kept_ids(removed)
+            edit = partial(change_constants, constants=constants, is_kept=is_kept) if self.rewrite else None
+            indices, attributes = kept_indices(self.analysis, removed), self.attributes(removed)
+            error, tolerance = removal_error(base, inputs, indices, attributes, edit)
+            if not error <= tolerance:
+                what = f"the channels of {', '.join(list(removed)[:5])}"
+                raise ModelError(
+                    f"Expected the same outputs of {name} with {what} removed and with {what} set to zero, but they "
+                    f"differ by {error:.3g}, relative to the largest output; the model is unchanged. Name these layers "
+                    "in exclude=, and report this error."
+                )

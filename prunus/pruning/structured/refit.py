@@ -15,7 +15,6 @@ from torch import Tensor
 
 from prunus.pruning.matrix import from_matrix, to_matrix
 from prunus.pruning.structured.criteria import FilterStatistics, input_columns
-from prunus.pruning.structured.graph import resolve
 
 
 def refit_weights(statistics: FilterStatistics, removed: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
@@ -33,7 +32,7 @@ def refit_weights(statistics: FilterStatistics, removed: Mapping[str, Sequence[i
     """
     weights = {}
     for name, readers in statistics.readers.items():
-        weight = resolve(statistics.model, name).detach()
+        weight = statistics.reader_weights[name]
         is_removed = torch.zeros(weight[0].numel(), dtype=torch.bool, device=weight.device)
         for group, member in readers:
             columns = input_columns(weight, member)[list(removed.get(group.name, ()))]

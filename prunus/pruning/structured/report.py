@@ -6,12 +6,10 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
-import numpy as np
 from torch import nn
 
-from prunus.pruning.structured.budgets import count_parameters
 from prunus.pruning.structured.graph import module_path
-from prunus.pruning.structured.groups import Analysis, kept_indices
+from prunus.pruning.structured.groups import Analysis
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def describe_plan(model: nn.Module, analysis: Analysis, removed: Mapping[str, Se
     Returns:
         One row for each module with parameters of its own, in the order of the model.
     """
-    indices = kept_indices(analysis, removed)
+    before, after = analysis.kept_shapes(model, {}), analysis.kept_shapes(model, removed)
     macs = _macs_of_modules(analysis, removed)
     groups_of: dict[str, dict[str, None]] = defaultdict(dict)
     for group in analysis.groups:
@@ -84,35 +82,27 @@ def describe_plan(model: nn.Module, analysis: Analysis, removed: Mapping[str, Se
             if member.dim == 0:
                 groups_of[member.name][group.name] = None
     modules: dict[str, list[str]] = defaultdict(list)
-    for name, _ in model.named_parameters():
+    for name in before:
         modules[name.rpartition(".")[0]].append(name)
     rows = []
     for path, names in modules.items():
-        shapes = {n: analysis.shapes.get(n, tuple(model.get_parameter(n).shape)) for n in names}
-        smaller = {n: _smaller(shapes[n], indices.get(n, {})) for n in names}
-        channels = (shapes[names[0]] or (1,))[0], (smaller[names[0]] or (1,))[0]
-        counts = sum(map(prod, shapes.values())), sum(map(prod, smaller.values()))
+        channels = (before[names[0]] or (1,))[0], (after[names[0]] or (1,))[0]
+        counts = sum(prod(before[name]) for name in names), sum(prod(after[name]) for name in names)
         own_groups = tuple(dict.fromkeys(g for name in names for g in groups_of[name]))
         rows.append(SlimRow(path or "(model)", channels, counts, macs.get(path, (0, 0)), own_groups))
-    parameters = count_parameters(model, analysis, {}), count_parameters(model, analysis, removed)
+    parameters = sum(map(prod, before.values())), sum(map(prod, after.values()))
     refused = [str(dimension.refusal) for dimension in analysis.refused]
     return SlimReport(rows, parameters, (analysis.macs(), analysis.macs(removed)), refused)
 
 
-def _smaller(shape: Sequence[int], kept_indices: Mapping[int, Any]) -> tuple[int, ...]:
-    return tuple(len(kept_indices[dim]) if dim in kept_indices else size for dim, size in enumerate(shape))
-
-
 def _macs_of_modules(analysis: Analysis, removed: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, int]]:
     """MACs before and after, by name of the module whose weight is multiplied, or that multiplies activations."""
-    is_kept = analysis.kept_labels(removed)
+    is_kept, is_any = analysis.kept_ids(removed), analysis.kept_ids({})
     totals: dict[str, tuple[int, int]] = {}
-    for work in analysis.coupling.work:
+    for work in analysis.graph.coupling.work:
         tensors = analysis.traced.tensors
         names = [tensors[node.name] for node in work.node.all_input_nodes if node.name in tensors]
         path = names[0].rpartition(".")[0] if names else module_path(work.node)
-        before = work.factor * prod(map(len, work.channels))
-        after = work.factor * int(np.prod([is_kept[atoms].sum() for atoms in work.channels], dtype=np.int64))
-        old = totals.get(path, (0, 0))
-        totals[path] = old[0] + before, old[1] + after
+        before, after = totals.get(path, (0, 0))
+        totals[path] = before + work.macs(is_any), after + work.macs(is_kept)
     return totals

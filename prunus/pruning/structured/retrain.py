@@ -17,8 +17,8 @@ from prunus.pruning.structured.slim import slim
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, train
 from prunus.training.checks import check_trainable
-from prunus.training.fit import check_recipes
-from prunus.training.losses import Loss, LossFunction, find_loss
+from prunus.training.fit import check_fit, check_recipes
+from prunus.training.losses import AnyLoss, find_loss
 from prunus.training.modes import restored_modes
 from prunus.training.outputs import Forward
 from prunus.training.recipe_checks import check_recipe
@@ -48,7 +48,7 @@ def slim_and_retrain(
     goal: str = "macs",
     fit: Callable[[nn.Module], object] | None = None,
     forward: Forward | None = None,
-    loss: str | Loss | LossFunction | None = None,
+    loss: str | AnyLoss | None = None,
     seed: int = 0,
     checkpoints: str | os.PathLike[str] | None = None,
     report: Callable[[EpochMetrics], None] | None = None,
@@ -95,9 +95,9 @@ def slim_and_retrain(
         ([(2368, 1184), (1184, 592)], 8)
     """
     _check_rounds(fractions, retrain, goal, fit, checkpoints)
-    if data is None and fit is None:
-        raise SpecError("Expected data for recipes, got none; pass a prunus.Dataset, or fit.")
-    if data is not None and fit is None:
+    if fit is None:
+        if data is None:
+            raise SpecError("Expected data for recipes, got none; pass a prunus.Dataset, or fit.")
         check_dataset(data, ("train", "validation"))
         for recipe in retrain:
             check_recipe(recipe)
@@ -139,9 +139,4 @@ def _check_rounds(
         )
     if goal not in ("macs", "parameters"):
         raise DensityError(f"Expected the goal 'macs' or 'parameters', got {goal!r}.")
-    if fit is not None and not callable(fit):
-        raise SpecError(f"Expected fit to be a function of the model, got {type(fit).__name__}.")
-    if fit is not None and checkpoints is not None:
-        raise SpecError(
-            "Expected either fit or checkpoints, got both; fit writes no checkpoints, so leave out one of them."
-        )
+    check_fit(fit, checkpoints, "(model)")

@@ -3,7 +3,7 @@
 import copy
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,9 +11,8 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from prunus.data.examples import iter_tensors
-from prunus.errors import ModelError
 from prunus.pruning.structured.graph import TracedGraph, exact_attention, export_program
-from prunus.pruning.structured.labels import SizeConstant
+from prunus.pruning.structured.labels import KeptIds, SizeConstant
 from prunus.pruning.structured.verify import LOW_PRECISION_TOLERANCE, largest_difference, outputs_of
 from prunus.training.modes import eval_mode
 
@@ -30,16 +29,12 @@ def exported_module(traced: TracedGraph, model: nn.Module) -> fx.GraphModule:
 
     Returns:
         The module.
-
-    Raises:
-        ModelError: What `torch.export` returned is no graph.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch copies trees with a deprecated class of its own
         program = _program_for_any_batch(traced, model) or traced.program
         module = copy.deepcopy(program.module(check_guards=False))
-    if not isinstance(module, fx.GraphModule):
-        raise ModelError("Expected torch.export to return a graph module; use rewrite=False.")
+    assert isinstance(module, fx.GraphModule)
     for name in ("train", "eval"):  # torch sets functions that refuse to be called
         module.__dict__.pop(name, None)
     for part in module.modules():
@@ -54,27 +49,27 @@ def exported_module(traced: TracedGraph, model: nn.Module) -> fx.GraphModule:
 @torch.no_grad()
 def _program_for_any_batch(traced: TracedGraph, model: nn.Module) -> Any:
     """The program for batches of any size; None where it has other nodes, or does not compute what the model does."""
-    sizes = [len(x) for x in iter_tensors([*traced.args, *traced.kwargs.values()]) if x.dim()]
+    sizes = [len(x) for x in iter_tensors(traced.inputs) if x.dim()]
 
     def inputs(count: int) -> Any:
         """The example inputs with another number of examples."""
         indices = torch.arange(count) % sizes[0]
         return pytree.tree_map(
             lambda x: x[indices] if isinstance(x, Tensor) and x.dim() and len(x) == sizes[0] else x,
-            (traced.args, traced.kwargs),
+            traced.inputs,
         )
 
     try:
-        args, kwargs = inputs(sizes[0] + 1)
+        larger = inputs(sizes[0] + 1)
         dimensions: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
-        for x in iter_tensors([*args, *kwargs.values()]):
+        for x in iter_tensors(larger):
             if x.dim() and len(x) == sizes[0] + 1:
                 dimensions[x] = {0: torch.export.Dim.AUTO}
-        program = export_program(model, args, kwargs, dimensions)
+        program = export_program(model, larger, dimensions)
         module = program.module(check_guards=False)
         with eval_mode(model), exact_attention():
             pairs = [
-                (outputs_of(model, *inputs(count)), outputs_of(module, *inputs(count)))
+                (outputs_of(model, inputs(count)), outputs_of(module, inputs(count)))
                 for count in (1, sizes[0], sizes[0] + 1)
             ]
     except Exception:  # the code of the model may demand any size
@@ -90,21 +85,19 @@ def _program_for_any_batch(traced: TracedGraph, model: nn.Module) -> Any:
     return program if is_same and is_unlimited and nodes[0] == nodes[1] else None
 
 
-def change_constants(
-    module: nn.Module, constants: Iterable[SizeConstant], new_value: Callable[[SizeConstant], int]
-) -> None:
+def change_constants(module: nn.Module, constants: Iterable[SizeConstant], is_kept: KeptIds) -> None:
     """Change the arguments of nodes that are sizes of labeled dimensions, in place.
 
     Args:
         module: What `exported_module` returned, or a copy of it.
         constants: The sizes, whose nodes have the same names in the module.
-        new_value: The new number of entries of each.
+        is_kept: The ids of entries that are kept.
     """
     graphs = [part for part in module.modules() if isinstance(part, fx.GraphModule)]
     nodes = {(node.name, str(node.target)): node for part in graphs for node in part.graph.nodes}
     for constant in constants:
         node = nodes[constant.node.name, str(constant.node.target)]
-        _set_argument(node, constant, new_value(constant))
+        _set_argument(node, constant, constant.reduced_value(is_kept))
     for part in graphs:
         part.recompile()
 
@@ -113,10 +106,9 @@ def _set_argument(node: fx.Node, constant: SizeConstant, value: int) -> None:
     names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
     position = names.index(constant.argument)
     old: Any = node.args[position] if position < len(node.args) else node.kwargs[constant.argument]
-    new: Any = (
-        -value if constant.position is None and old < 0 else value
-    )  # a negative end counts from the end
-    if constant.position is not None:
+    if constant.position is None:
+        new: Any = -value if old < 0 else value  # a negative end counts from the end
+    else:
         new = [*old[: constant.position], value, *old[constant.position + 1 :]]
     if position < len(node.args):
         node.update_arg(position, new)

@@ -8,7 +8,7 @@ without which it does not run are refused with the operator and the source line.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 from typing import Any
@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from prunus.errors import ModelError
 from prunus.pruning.structured.graph import module_path, operator_name, source_line
 from prunus.pruning.structured.groups import Analysis, Group, RefusedDimension, kept_indices
-from prunus.pruning.structured.labels import Refusal, SizeConstant
+from prunus.pruning.structured.labels import KeptIds, Refusal, SizeConstant
 from prunus.pruning.structured.removal import follows_shapes, remove_channels
 from prunus.pruning.structured.verify import removal_error
 from prunus.pruning.weights import copied
@@ -52,23 +52,22 @@ def resolve_sizes(analysis: Analysis, model: nn.Module) -> Analysis:
     Returns:
         The analysis with only the groups without which the model still runs.
     """
-    constants = [c for c in analysis.constants if _can_change(c, analysis) and not _of_torch(c, model)]
-    touched = _touched_groups(analysis, constants)
+    constants = analysis.graph.coupling.constants
+    touched = _touched_groups(
+        analysis, [c for c in constants if _can_change(c, analysis) and not _of_torch(c, model)]
+    )
     if not touched:
         return analysis
     probe = _Probe(analysis, model)
     accepted: list[Group] = []
     bindings: set[Binding] = set()
     for groups, group_constants in _partitions(touched, model):
-        pending = [groups, *([group] for group in groups if len(groups) > 1)]
-        solution = _solve(probe, pending[0], group_constants, model)
-        if solution is not None:
-            accepted += groups
-            bindings |= solution
-            continue
-        for alone in pending[1:]:
-            if (solution := _solve(probe, alone, group_constants, model)) is not None:
-                accepted += alone
+        solutions = [(groups, _solve(probe, groups, group_constants, model))]
+        if solutions[0][1] is None and len(groups) > 1:
+            solutions = [([group], _solve(probe, [group], group_constants, model)) for group in groups]
+        for solved, solution in solutions:
+            if solution is not None:
+                accepted += solved
                 bindings |= solution
     while accepted and not probe.runs(accepted, bindings):
         accepted.pop()
@@ -81,7 +80,7 @@ def resolve_sizes(analysis: Analysis, model: nn.Module) -> Analysis:
 
 def _can_change(constant: SizeConstant, analysis: Analysis) -> bool:
     """Whether one of the entries that the constant counts is removed with a single channel."""
-    channels = analysis.roots[constant.entries]
+    channels = analysis.channels[constant.entries]
     return bool((channels == channels[:, :1]).all(1).any()) or len(constant.entries) == 0
 
 
@@ -97,16 +96,22 @@ def _module(model: nn.Module, path: str) -> nn.Module:
         return model
 
 
+def _place(constant: SizeConstant, model: nn.Module) -> tuple[Any, ...]:
+    """The place of a constant in the code: the class, the line and the argument."""
+    module, node = _module(model, module_path(constant.node)), constant.node
+    return type(module), source_line(node), constant.argument, constant.position
+
+
 Touched = dict[str, tuple[Group, list[SizeConstant]]]
 
 
 def _touched_groups(analysis: Analysis, constants: Sequence[SizeConstant]) -> Touched:
     """The groups that change a constant, by name, with these constants."""
-    group_of = {int(root): group for group in analysis.groups for root in group.roots}
+    group_of = {channel: group for group in analysis.groups for channel in group.ids.tolist()}
     touched: Touched = {}
     for constant in constants:
-        for root in np.unique(analysis.roots[constant.touches]).tolist():
-            if (group := group_of.get(root)) is not None:
+        for channel in np.unique(analysis.channels[constant.touches]).tolist():
+            if (group := group_of.get(channel)) is not None:
                 group_constants = touched.setdefault(group.name, (group, []))[1]
                 if constant not in group_constants[-1:]:
                     group_constants.append(constant)
@@ -117,11 +122,7 @@ def _partitions(touched: Touched, model: nn.Module) -> Iterator[tuple[list[Group
     """Partition the groups: those that change constants of the same lines of the same classes are solved together."""
     parts: dict[frozenset[Any], list[tuple[Group, list[SizeConstant]]]] = defaultdict(list)
     for group, constants in touched.values():
-        key = frozenset(
-            (type(_module(model, module_path(c.node))), source_line(c.node), c.argument, c.position)
-            for c in constants
-        )
-        parts[key].append((group, constants))
+        parts[frozenset(_place(c, model) for c in constants)].append((group, constants))
     for members in parts.values():
         yield [group for group, _ in members], [c for _, constants in members for c in constants]
 
@@ -145,31 +146,27 @@ def _choices(constants: Sequence[SizeConstant], model: nn.Module) -> Iterator[se
     places: dict[Any, dict[str | None, set[Binding]]] = defaultdict(lambda: {None: set()})
     for constant in constants:
         path = module_path(constant.node)
-        module = _module(model, path)
-        place = (type(module), source_line(constant.node), constant.argument, constant.position)
-        for name, value in vars(module).items():
+        for name, value in vars(_module(model, path)).items():
             if type(value) is int and value == constant.value and not name.startswith("_"):
-                places[place].setdefault(name, set()).add(Binding(path, name, constant))
+                places[_place(constant, model)].setdefault(name, set()).add(Binding(path, name, constant))
     combinations = islice(product(*(attributes.items() for attributes in places.values())), MAX_CHOICES)
     for combination in sorted(combinations, key=lambda items: sum(name is not None for name, _ in items)):
         yield set[Binding]().union(*(bindings for _, bindings in combination))
 
 
-def bound_attributes(
-    bindings: Iterable[Binding], new_value: Callable[[SizeConstant], int]
-) -> dict[str, dict[str, Any]] | None:
+def bound_attributes(bindings: Iterable[Binding], is_kept: KeptIds) -> dict[str, dict[str, Any]] | None:
     """The new values of attributes; None where two constants give an attribute different values.
 
     Args:
         bindings: Attributes and constants.
-        new_value: Returns the new value of a constant.
+        is_kept: The ids that are kept.
 
     Returns:
         The value by module name and attribute.
     """
     values: dict[str, dict[str, Any]] = {}
     for binding in bindings:
-        new = new_value(binding.constant)
+        new = binding.constant.reduced_value(is_kept)
         if values.setdefault(binding.path, {}).setdefault(binding.attribute, new) != new:
             return None
     return values
@@ -186,7 +183,7 @@ class _Probe:
             self.model = copied(model) if device is None else copied(model).to(device)
             self.inputs: Any = pytree.tree_map(
                 lambda x: x.to(device) if isinstance(x, Tensor) and device else x,  # noqa: B023
-                (analysis.traced.args, dict(analysis.traced.kwargs)),
+                analysis.traced.inputs,
             )
             self.expected = self._shapes({}, {})
             if self.expected is not None:
@@ -205,9 +202,8 @@ class _Probe:
         indices, attributes = self._removal([group for group in groups if group.exact], bindings)
         if not indices or attributes is None:
             return attributes is not None
-        traced = self.analysis.traced
         try:
-            error, tolerance = removal_error(self.original, traced.args, traced.kwargs, indices, attributes)
+            error, tolerance = removal_error(self.original, self.analysis.traced.inputs, indices, attributes)
         except ModelError:
             return False
         return error <= tolerance
@@ -221,8 +217,7 @@ class _Probe:
             for i, group in enumerate(groups)
             if group.channels > 1
         }
-        is_kept = self.analysis.kept_labels(removed)
-        attributes = bound_attributes(bindings, lambda constant: constant.reduced_value(is_kept))
+        attributes = bound_attributes(bindings, self.analysis.kept_ids(removed))
         return kept_indices(self.analysis, removed), attributes
 
     def _shapes(

@@ -20,7 +20,7 @@ from prunus.pruning.structured.macs import check_countable
 from prunus.pruning.structured.plan import SlimPlan
 from prunus.pruning.structured.refit import refit_weights
 from prunus.pruning.weights import copied
-from prunus.training.losses import Loss, LossFunction
+from prunus.training.losses import AnyLoss
 from prunus.training.outputs import Forward
 
 
@@ -38,7 +38,7 @@ def slim(
     scope: str = "layer",
     calibration: Calibration | None = None,
     forward: Forward | None = None,
-    loss: str | Loss | LossFunction | None = None,
+    loss: str | AnyLoss | None = None,
     seed: int = 0,
     round_to: int = 1,
     min_channels: int = 1,
@@ -103,7 +103,7 @@ def slim(
         2      2         18 → 10     16 → 8
         all              58 → 30     48 → 24
     """
-    _check_goal(
+    goal, limit = _check_goal(
         macs=macs,
         parameters=parameters,
         density=density,
@@ -135,31 +135,27 @@ def slim(
         groups, scorer(statistics), scope,
         round_to=round_to, min_channels=min_channels, is_comparable=scorer.is_comparable,
     )  # fmt: skip
-    if density is not None:
-        removed = ranking.removed(round(density * ranking.num_levels))
-    else:
+    if goal == "density":
+        return make_plan(model, ranking.removed(round(limit * ranking.num_levels)), verify)
 
-        def of_model(function: Callable[[nn.Module], float], removed: Removed) -> float:
-            return function(make_plan(copied(model), removed, False).apply())
+    def of_model(function: Callable[[nn.Module], float], removed: Removed) -> float:
+        return function(make_plan(copied(model), removed, False).apply())
 
-        time_of = partial(of_model, partial(measure_latency, example_inputs=example_inputs))
-        function, limit = budget or (None, None)
-        goals: dict[str, tuple[float | None, Callable[[Removed], float]]] = {
-            "macs": (macs, analysis.macs),
-            "parameters": (parameters, partial(count_parameters, model, analysis)),
-            "file_bytes": (file_bytes, partial(of_model, _saved_size)),
-            "latency": (latency, time_of),
-            "budget": (limit, partial(of_model, function)) if function else (None, time_of),
-        }
-        what, cost, limit = next(
-            (name, cost, goal) for name, (goal, cost) in goals.items() if goal is not None
-        )
-        is_fraction = limit <= 1 and what != "budget"
-        removed = fit_budget(ranking, cost, limit * cost({}) if is_fraction else limit, what)
-    return make_plan(model, removed, verify)
+    costs: dict[str, Callable[[Removed], float]] = {
+        "macs": analysis.macs,
+        "parameters": partial(count_parameters, model, analysis),
+        "file_bytes": partial(of_model, _saved_size),
+        "latency": partial(of_model, partial(measure_latency, example_inputs=example_inputs)),
+    }
+    if budget is not None:
+        costs["budget"], limit = partial(of_model, budget[0]), budget[1]
+    elif limit <= 1:
+        limit = limit * costs[goal]({})
+    return make_plan(model, fit_budget(ranking, costs[goal], limit, goal), verify)
 
 
-def _check_goal(**goals: Any) -> None:
+def _check_goal(**goals: Any) -> tuple[str, Any]:
+    """The name and the value of the only goal. Raises DensityError for none, several, or one out of range."""
     goals_given = {name: value for name, value in goals.items() if value is not None}
     if len(goals_given) != 1:
         raise DensityError(f"Expected one of {', '.join(goals)}, got {', '.join(goals_given) or 'none'}.")
@@ -167,11 +163,12 @@ def _check_goal(**goals: Any) -> None:
     if name == "budget":
         if not (isinstance(value, tuple) and len(value) == 2 and callable(value[0]) and _is_number(value[1])):
             raise DensityError(f"Expected budget=(function of a model, limit), got {value!r}.")
-        return
+        return name, value
     highest = 1.0 if name in ("density", "latency") else float("inf")
     if not _is_number(value) or not 0 < value <= highest or value == float("inf"):
         text = f"a {name} in (0, 1]" if highest == 1 else f"{name} above 0, a fraction or a number to keep"
         raise DensityError(f"Expected {text}, got {value!r}.")
+    return name, value
 
 
 def _saved_size(model: nn.Module) -> float:

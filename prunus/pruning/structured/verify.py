@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from prunus.errors import ModelError
-from prunus.pruning.structured.graph import exact_attention, resolve
+from prunus.pruning.structured.graph import Inputs, exact_attention, resolve
 from prunus.pruning.structured.removal import KeptIndices, remove_channels
 from prunus.pruning.weights import copied
 from prunus.training.modes import eval_mode
@@ -33,18 +33,16 @@ LOW_PRECISION_TOLERANCE = 1e-3
 
 def removal_error(
     model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    inputs: Inputs,
     kept_indices: KeptIndices,
     attributes: Mapping[str, Mapping[str, Any]],
-    edit: Callable[[nn.Module], None] | None = None,
+    edit: Change | None = None,
 ) -> tuple[float, float]:
     """How far the outputs with channels removed are from those with the channels set to zero.
 
     Args:
         model: The model; it is not changed.
-        args: Positional arguments of its forward.
-        kwargs: Named arguments of its forward.
+        inputs: The arguments of its forward.
         kept_indices: The indices that are kept, by tensor and dimension.
         attributes: New values of attributes, by module name.
         edit: Changes the copy after the removal; None: nothing more is changed.
@@ -61,47 +59,12 @@ def removal_error(
         if edit is not None:
             edit(copy)
 
-    return difference_of_outputs(
-        model, args, kwargs, partial(_set_to_zero, kept_indices=kept_indices), remove
-    )
-
-
-def check_removal(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    kept_indices: KeptIndices,
-    attributes: Mapping[str, Mapping[str, Any]],
-    what: str,
-    edit: Callable[[nn.Module], None] | None = None,
-) -> None:
-    """Raise ModelError unless removing channels is the same as setting them to zero.
-
-    Args:
-        model: The model; it is not changed.
-        args: Positional arguments of its forward.
-        kwargs: Named arguments of its forward.
-        kept_indices: The indices that are kept, by tensor and dimension.
-        attributes: New values of attributes, by module name.
-        what: The channels, for the error.
-        edit: Changes the copy after the removal; None: nothing more is changed.
-
-    Raises:
-        ModelError: The outputs differ, or the model does not run without the channels.
-    """
-    error, tolerance = removal_error(model, args, kwargs, kept_indices, attributes, edit)
-    if not error <= tolerance:
-        raise ModelError(
-            f"Expected the same outputs of {type(model).__name__} with {what} removed and with {what} set to zero, but "
-            f"they differ by {error:.3g}, relative to the largest output; the model is unchanged. Name these layers in "
-            "exclude=, and report this error."
-        )
+    return difference_of_outputs(model, inputs, partial(_set_to_zero, kept_indices=kept_indices), remove)
 
 
 def check_training_mode(
     model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    inputs: Inputs,
     kept_indices: KeptIndices,
     attributes: Mapping[str, Mapping[str, Any]],
     unused: Sequence[str],
@@ -110,8 +73,7 @@ def check_training_mode(
 
     Args:
         model: The model; it is not changed.
-        args: Positional arguments of its forward.
-        kwargs: Named arguments of its forward.
+        inputs: The arguments of its forward.
         kept_indices: The indices that are kept, by tensor and dimension.
         attributes: New values of attributes, by module name.
         unused: Names of the parameters that are not used in evaluation mode, for the error.
@@ -122,14 +84,12 @@ def check_training_mode(
     copy = _copied(model).train()
     with torch.no_grad(), torch.random.fork_rng():
         try:
-            copy(*args, **kwargs)
-        except (
-            Exception
-        ):  # it does not take the inputs in training mode either, such as one example for BatchNorm
+            outputs_of(copy, inputs)
+        except Exception:  # it does not take the inputs in training mode, such as one example for BatchNorm
             return
         remove_channels(copy, kept_indices, attributes)
         try:
-            copy(*args, **kwargs)
+            outputs_of(copy, inputs)
         except Exception as error:
             why = next(iter(str(error).splitlines()), type(error).__name__)
             raise ModelError(
@@ -140,14 +100,13 @@ def check_training_mode(
 
 
 def difference_of_outputs(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], set_to_zero: Change, remove: Change
+    model: nn.Module, inputs: Inputs, set_to_zero: Change, remove: Change
 ) -> tuple[float, float]:
     """How far the outputs are from each other after two changes of a copy, one after the other.
 
     Args:
         model: The model; it is not changed.
-        args: Positional arguments of its forward.
-        kwargs: Named arguments of its forward.
+        inputs: The arguments of its forward.
         set_to_zero: The first change.
         remove: The second change.
 
@@ -157,7 +116,7 @@ def difference_of_outputs(
     Raises:
         ModelError: The model does not run after the second change.
     """
-    copy, inputs = _copied(model), _vary((args, dict(kwargs)))
+    copy, inputs = _copied(model), _vary(inputs)
     try:
         return _compare(copy.double(), _to_double(inputs), set_to_zero, remove), TOLERANCE
     except RuntimeError:  # a part of the model needs its own dtype
@@ -166,20 +125,19 @@ def difference_of_outputs(
 
 def _copied(model: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", FutureWarning
-        )  # torch copies graph modules with a deprecated class of its own
+        # torch copies graph modules with a deprecated class of its own
+        warnings.simplefilter("ignore", FutureWarning)
         return copied(model)
 
 
 @torch.no_grad()
-def _compare(model: nn.Module, inputs: tuple[Any, Any], set_to_zero: Change, remove: Change) -> float:
+def _compare(model: nn.Module, inputs: Inputs, set_to_zero: Change, remove: Change) -> float:
     with eval_mode(model), exact_attention(), _default_dtype_of(model):
         set_to_zero(model)
-        expected = outputs_of(model, *inputs)
+        expected = outputs_of(model, inputs)
         remove(model)
         try:
-            actual = outputs_of(model, *inputs)
+            actual = outputs_of(model, inputs)
         except Exception as error:
             why = next(iter(str(error).splitlines()), type(error).__name__)
             raise ModelError(
@@ -199,18 +157,17 @@ def _set_to_zero(model: nn.Module, kept_indices: KeptIndices) -> None:
                 tensor.index_fill_(dim, is_removed.nonzero().flatten().to(tensor.device), 0.0)
 
 
-def outputs_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+def outputs_of(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     """Copies of the tensors that a model returns.
 
     Args:
         model: A module.
-        args: Positional arguments of its forward.
-        kwargs: Named arguments of its forward.
+        inputs: The arguments of its forward.
 
     Returns:
         The tensors, in the order of the output.
     """
-    return [t.clone() for t in pytree.tree_leaves(model(*args, **kwargs)) if isinstance(t, Tensor)]
+    return [t.clone() for t in pytree.tree_leaves(model(*inputs[0], **inputs[1])) if isinstance(t, Tensor)]
 
 
 def largest_difference(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
@@ -235,9 +192,8 @@ def _difference(expected: Tensor, actual: Tensor) -> float:
         return 0.0
     if not (expected.is_floating_point() or expected.is_complex()):
         return float("inf")
-    scale = max(
-        float(expected[expected.isfinite()].abs().amax()) if expected.isfinite().any() else 0.0, 1e-30
-    )
+    finite = expected[expected.isfinite()].abs()
+    scale = max(float(finite.amax()) if len(finite) else 0.0, 1e-30)
     difference = float((expected - actual)[differ].abs().max()) / scale
     return float("inf") if isnan(difference) else difference
 
@@ -247,12 +203,9 @@ def _vary(inputs: Any) -> Any:
     generator = torch.Generator().manual_seed(0)
 
     def vary(x: Any) -> Any:
-        if (
-            not isinstance(x, Tensor)
-            or not x.is_floating_point()
-            or x.numel() < 2
-            or (x != x.flatten()[0]).any()
-        ):
+        if not isinstance(x, Tensor) or not x.is_floating_point() or x.numel() < 2:
+            return x
+        if (x != x.flatten()[0]).any():
             return x
         return torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils import _pytree as pytree
 
 from prunus.pruning.structured.graph import (
     TracedGraph,
@@ -15,8 +16,8 @@ from prunus.pruning.structured.graph import (
     operator_name,
     result_shapes,
 )
-from prunus.pruning.structured.labels import Coupling, LabelLayer, Labels
-from prunus.pruning.structured.rules import GENERATORS, RULES, UnsupportedCall, elementwise, fixed
+from prunus.pruning.structured.labels import Coupling, Labels
+from prunus.pruning.structured.rules import GENERATORS, RULES, UnsupportedCall, elementwise
 
 ELEMENTWISE = frozenset((
     "_to_copy", "alias", "alpha_dropout", "celu", "clone", "clip", "contiguous", "copy", "detach", "divide",
@@ -28,6 +29,13 @@ ELEMENTWISE = frozenset((
 """Operators that are elementwise but do not have torch's tag `pointwise`; a test computes that they are."""
 
 
+IGNORED = frozenset(("_assert_tensor_metadata", "_assert_async", "_assert_scalar", "sym_constrain_range"))
+"""Operators that check values and return none."""
+
+Environment = dict[fx.Node, Any]
+"""The labels of the results of each node; other values of nodes that are no tensors."""
+
+
 @dataclass
 class LabeledGraph:
     """The result of a walk."""
@@ -36,12 +44,7 @@ class LabeledGraph:
     coupling: Coupling = field(default_factory=Coupling)
     parameters: dict[str, Labels] = field(default_factory=dict)
     """The labels of every dimension of each parameter, buffer and constant that is used."""
-    results: dict[fx.Node, Any] = field(default_factory=dict)
-    """The labels of the results of each node."""
-
-
-IGNORED = frozenset(("_assert_tensor_metadata", "_assert_async", "_assert_scalar", "sym_constrain_range"))
-"""Operators that check values and return none."""
+    results: Environment = field(default_factory=dict)
 
 
 def is_elementwise(target: Any) -> bool:
@@ -60,37 +63,34 @@ def label_graph(traced: TracedGraph, model: nn.Module) -> LabeledGraph:
     Returns:
         The labels of the parameters and all couplings.
     """
-    result = LabeledGraph(traced)
+    labeled = LabeledGraph(traced)
     for node in traced.graph.nodes:
         if node.op == "placeholder":
-            result.results[node] = _placeholder(result, model, node)
-    _walk(result, traced.graph, traced.owner, result.results)
-    return result
+            labeled.results[node] = _placeholder(labeled, model, node)
+    outputs = _walk(labeled.coupling, traced.graph, traced.owner, labeled.results)
+    _block(labeled.coupling, flatten_labels(outputs), "the tensor is an output of the model")
+    return labeled
 
 
-def _placeholder(result: LabeledGraph, model: nn.Module, node: fx.Node) -> Labels | None:
+def _placeholder(labeled: LabeledGraph, model: nn.Module, node: fx.Node) -> Labels | None:
     """Labels of an input, or of a parameter, buffer or constant of the model."""
-    shape = result_shapes(node)[0]
-    name = result.traced.tensors.get(node.name)
-    if name is None or shape is None or not node.users:
-        return fixed(shape)
-    if name not in result.parameters:
+    [shape] = result_shapes(node)
+    name = labeled.traced.tensors.get(node.name)
+    if shape is None:
+        return None
+    if name is None or not node.users:
+        return Labels(shape)
+    if name not in labeled.parameters:
         tensor = find_tensor(model, name)
         if tensor is None or tuple(tensor.shape) != shape or not tensor.is_floating_point():
-            return fixed(shape)
-        is_parameter = isinstance(tensor, nn.Parameter)
-        layers = [
-            LabelLayer((dim,), result.coupling.new(size), is_parameter)
-            for dim, size in enumerate(shape)
-            if size > 1
-        ]
-        result.parameters[name] = Labels(shape, tuple(layers))
-    return result.parameters[name]
+            return Labels(shape)
+        labeled.parameters[name] = labeled.coupling.new_labels(shape, isinstance(tensor, nn.Parameter))
+    return labeled.parameters[name]
 
 
-def _walk(result: LabeledGraph, graph: fx.Graph, owner: Any, environment: dict[fx.Node, Any]) -> Any:
+def _walk(coupling: Coupling, graph: fx.Graph, owner: Any, environment: Environment) -> Any:
     """Process the nodes of a graph; returns the labels of its outputs."""
-    coupling, live = result.coupling, live_nodes(graph)
+    live = live_nodes(graph)
     for (
         node
     ) in graph.nodes:  # also those whose results are not used: the module computes them, so shapes must fit
@@ -99,49 +99,51 @@ def _walk(result: LabeledGraph, graph: fx.Graph, owner: Any, environment: dict[f
         if node.op == "get_attr":
             environment[node] = getattr(owner, str(node.target), None)
         elif node.op == "output":
-            outputs = _labels_of(node.args, environment)
-            if graph is result.traced.graph:
-                for labels in flatten_labels(outputs):
-                    _block(coupling, labels, "the tensor is an output of the model")
-            return outputs[0]
+            return _labels_of(node.args[0], environment)
         elif node.op == "call_function":
-            environment[node] = _call(result, node, environment)
+            environment[node] = _call(coupling, node, environment)
         if node not in live:  # its values do not matter
             del coupling.inexact[num_inexact:]
     return None
 
 
-def _call(result: LabeledGraph, node: fx.Node, environment: dict[fx.Node, Any]) -> Any:
-    coupling = result.coupling
+def _call(coupling: Coupling, node: fx.Node, environment: Environment) -> Any:
+    """The labels of the results of an operator."""
+    name = operator_name(node.target)
     if is_getitem(node):
         return environment[node.args[0]][node.args[1]]  # type: ignore[index]
-    if operator_name(node.target) in ("wrap_with_set_grad_enabled", "wrap_with_autocast"):
-        return _inline(result, node, environment)
-    shapes = result_shapes(node)
-    arguments = {name: _labels_of(value, environment) for name, value in bind_arguments(node).items()}
-    inputs = list(flatten_labels(list(arguments.values())))
-    name = operator_name(node.target)
-    if not any(labels.layers for labels in inputs) and name not in GENERATORS:
-        return _results(node, shapes)
+    if name in ("wrap_with_set_grad_enabled", "wrap_with_autocast"):
+        return _inline(coupling, node, environment)
     if name in IGNORED:
         return None
-    reason = "prunus has no rule for this operator"
-    try:
-        if name in RULES:
-            return RULES[name](coupling, arguments, shapes)
-        if is_elementwise(node.target) and shapes[0] is not None:
-            labels = _elementwise(coupling, node, arguments, inputs, shapes[0])
-            if node.target._schema.is_mutable:  # type: ignore[union-attr]
-                _change_in_place(node, labels, environment)
-            return labels
-    except UnsupportedCall as error:
-        reason = str(error)
-    for labels in inputs:
-        _block(coupling, labels, reason)
-    return _results(node, shapes)
+    arguments = {key: _labels_of(value, environment) for key, value in bind_arguments(node).items()}
+    inputs = flatten_labels(arguments)
+    if any(labels.layers for labels in inputs) or name in GENERATORS:
+        reason = "prunus has no rule for this operator"
+        try:
+            if name in RULES:
+                return _as_results(node, RULES[name](coupling, arguments, coupling.shapes[0]))
+            if is_elementwise(node.target) and coupling.shapes:
+                labels = _elementwise(coupling, arguments, inputs)
+                if node.target._schema.is_mutable:  # type: ignore[union-attr]
+                    _change_in_place(node, labels, environment)
+                return _as_results(node, labels)
+        except UnsupportedCall as error:
+            reason = str(error)
+        _block(coupling, inputs, reason)
+    return _as_results(node, [])
 
 
-def _change_in_place(node: fx.Node, labels: Labels, environment: dict[fx.Node, Any]) -> None:
+def _as_results(node: fx.Node, labels: Labels | list[Labels]) -> Any:
+    """The labels of each result of a node; results without labels have fixed dimensions."""
+    known = labels if isinstance(labels, list) else [labels]
+    shapes = result_shapes(node)
+    fixed = [None if shape is None else Labels(shape) for shape in shapes[len(known) :]]
+    results = [*known, *fixed]
+    return results if isinstance(node.meta.get("val"), list | tuple) else results[0]
+
+
+def _change_in_place(node: fx.Node, labels: Labels, environment: Environment) -> None:
     """Update `zero` of the labels of a tensor that an operator changes in place, and of the tensors it is a view of.
 
     Their labels are as before: an elementwise operator couples them with those of its result.
@@ -158,49 +160,33 @@ def _change_in_place(node: fx.Node, labels: Labels, environment: dict[fx.Node, A
         changed = changed.args[0]
 
 
-def _elementwise(
-    coupling: Coupling, node: fx.Node, arguments: dict[str, Any], inputs: list[Labels], shape: tuple[int, ...]
-) -> Labels:
+def _elementwise(coupling: Coupling, arguments: dict[str, Any], inputs: list[Labels]) -> Labels:
+    shape, target = coupling.shapes[0], coupling.node.target
+    if coupling.operator == "prelu" and inputs[1].layers:  # its weight is that of dimension 1
+        weight = inputs[1].unsqueezed(len(shape) - 2)
+        return elementwise(coupling, torch.mul, [inputs[0], weight], {}, shape)
     scalars = {name: value for name, value in arguments.items() if not isinstance(value, Labels)}
-    if operator_name(node.target) == "prelu" and inputs[1].layers:  # its weight is that of dimension 1
-        ones = [1] * (len(shape) - 2)
-        inputs = [inputs[0], Labels((inputs[1].shape[0], *ones), inputs[1].layers)]
-        return elementwise(coupling, torch.mul, inputs, {}, shape)
-    return elementwise(coupling, node.target, inputs, scalars, shape)
+    return elementwise(coupling, target, inputs, scalars, shape)
 
 
-def _inline(result: LabeledGraph, node: fx.Node, environment: dict[fx.Node, Any]) -> Any:
+def _inline(coupling: Coupling, node: fx.Node, environment: Environment) -> Any:
     """A block under `torch.no_grad` or `torch.autocast` is a graph of its own."""
     position = next(i for i, argument in enumerate(node.args) if isinstance(argument, fx.Node))
-    block = environment[node.args[position]]  # type: ignore[index]
-    inputs = [_labels_of(argument, environment) for argument in node.args[position + 1 :]]
+    block, *inputs = _labels_of(node.args[position:], environment)
     placeholders = [inner_node for inner_node in block.graph.nodes if inner_node.op == "placeholder"]
-    return _walk(result, block.graph, block, dict(zip(placeholders, inputs, strict=True)))
+    return _walk(coupling, block.graph, block, dict(zip(placeholders, inputs, strict=True)))
 
 
-def _labels_of(value: Any, environment: dict[fx.Node, Any]) -> Any:
-    if isinstance(value, fx.Node):
-        return environment[value]
-    if isinstance(value, list | tuple):
-        return [_labels_of(item, environment) for item in value]
-    if isinstance(value, dict):
-        return {key: _labels_of(item, environment) for key, item in value.items()}
-    return value
+def _labels_of(value: Any, environment: Environment) -> Any:
+    return fx.map_arg(value, lambda node: environment[node])
 
 
 def flatten_labels(value: Any) -> list[Labels]:
     """The labels in a nested value of lists and dicts."""
-    if isinstance(value, Labels):
-        return [value]
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return [labels for item in items for labels in flatten_labels(item)]
+    return [x for x in pytree.tree_leaves(value) if isinstance(x, Labels)]
 
 
-def _block(coupling: Coupling, labels: Labels, reason: str) -> None:
-    for layer in labels.layers:
-        coupling.block(layer.atoms, reason)
-
-
-def _results(node: fx.Node, shapes: list[tuple[int, ...] | None]) -> Any:
-    results = [fixed(shape) for shape in shapes]
-    return results if isinstance(node.meta.get("val"), list | tuple) else results[0]
+def _block(coupling: Coupling, tensors: list[Labels], reason: str) -> None:
+    for labels in tensors:
+        for layer in labels.layers:
+            coupling.block(layer.ids, reason)

@@ -4,6 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prunus.pruning.views.linear import linear_of, with_tensors
+
+PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+
 
 class AttentionView(nn.Module):
     """The function of a MultiheadAttention in evaluation mode, on its tensors.
@@ -20,18 +24,12 @@ class AttentionView(nn.Module):
         bias = attention.in_proj_bias
         if attention._qkv_same_embed_dim:
             projection = nn.Conv1d(3 * size, 3 * size, 1, groups=3, bias=bias is not None, device="meta")
-            projection.weight = nn.Parameter(attention.in_proj_weight.detach().unsqueeze(-1))
-            if bias is not None:
-                projection.bias = nn.Parameter(bias.detach())
-            self.in_proj_weight = projection
+            weight = attention.in_proj_weight.unsqueeze(-1)
+            self.in_proj_weight = with_tensors(projection, weight, bias)
         else:
-            for number, name in enumerate(("q_proj_weight", "k_proj_weight", "v_proj_weight")):
-                weight = getattr(attention, name).detach()
-                linear = nn.Linear(weight.shape[1], size, bias=bias is not None, device="meta")
-                linear.weight = nn.Parameter(weight)
-                if bias is not None:
-                    linear.bias = nn.Parameter(bias.detach()[number * size : (number + 1) * size])
-                self.add_module(name, linear)
+            biases = (None, None, None) if bias is None else bias.chunk(3)
+            for name, part in zip(PROJECTIONS, biases, strict=True):
+                self.add_module(name, linear_of(getattr(attention, name), part))
         self.core = _attention_of_projections(attention)
         self.out_proj = attention.out_proj
 
@@ -57,8 +55,7 @@ class AttentionView(nn.Module):
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
         inputs = (query, key, value)
         if "in_proj_weight" not in self._modules:
-            names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
-            return [self.get_submodule(name)(x) for name, x in zip(names, inputs, strict=True)]
+            return [self.get_submodule(name)(x) for name, x in zip(PROJECTIONS, inputs, strict=True)]
         dim = 1 if self.batch_first and query.dim() == 3 else 0
         lengths = [x.shape[dim] for x in inputs]
         # Vectors of zeros make the inputs equally long; they add nothing to a sum of products.

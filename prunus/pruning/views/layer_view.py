@@ -15,7 +15,8 @@ another order; `LayerView.from_view` puts a result back.
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -27,17 +28,16 @@ from torch.nn.utils import parametrize
 from prunus.errors import ModelError, PrunusError
 from prunus.pruning.computed_weights import computed_weights
 from prunus.pruning.obs.state import PruneResult
-from prunus.pruning.prunable import WeightLayer, is_transformers_conv1d, weight_layers
 from prunus.pruning.views.attention import AttentionView
+from prunus.pruning.views.linear import linear_of
 from prunus.pruning.views.recurrent import CellView, RecurrentView
-from prunus.pruning.views.transposed import (
-    TRANSPOSED,
-    convolution_of_transposed,
-    flip_from_view,
-    flip_to_view,
-)
+from prunus.pruning.views.transposed import TRANSPOSED, convolution_of_transposed, flip
+from prunus.pruning.weight_layers import WeightLayer, is_transformers_conv1d, weight_layers
 from prunus.pruning.weights import attribute_tensors
 from prunus.types import Density, MaskDict, Params
+
+PLAIN_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Layers that are the same in a view."""
 
 Reorder = Callable[[Tensor], Tensor]
 
@@ -126,12 +126,16 @@ class LayerView:
             return density
         return {self.viewed[n].name if n in self.viewed else n: value for n, value in density.items()}
 
-    def with_model_names(self, error: PrunusError) -> PrunusError:
-        """An error about the view with the names of the parameters of the model."""
-        message = str(error)
-        for name, viewed in self.viewed.items():
-            message = message.replace(repr(viewed.name), repr(name))
-        return type(error)(message)
+    @contextmanager
+    def names_of_model(self) -> Iterator[None]:
+        """Inside, errors about the view are raised with the names of the parameters of the model."""
+        try:
+            yield
+        except PrunusError as error:
+            message = str(error)
+            for name, viewed in self.viewed.items():
+                message = message.replace(repr(viewed.name), repr(name))
+            raise type(error)(message) from error
 
 
 def layer_view(model: nn.Module, names: Collection[str], *, only_computed: bool = False) -> LayerView:
@@ -160,13 +164,12 @@ def layer_view(model: nn.Module, names: Collection[str], *, only_computed: bool 
             continue
         parameter = layer.computed.parameter if layer.computed else layer.attribute
         path = name[: len(name) - len(parameter)].rstrip(".")
-        if layer.computed or (_needs_view(layer.module) and not only_computed):
+        if layer.computed or (_maker(layer.module) and not only_computed):
             replaced[path] = layer.module
         parent = path.rpartition(".")[0]
         if path and isinstance(modules.get(parent), nn.MultiheadAttention) and not only_computed:
-            replaced[parent] = modules[
-                parent
-            ]  # its forward reads the weight of out_proj without calling out_proj
+            # Its forward reads the weight of out_proj without calling out_proj.
+            replaced[parent] = modules[parent]
         viewed[name] = _viewed_weight(path, layer, only_computed)
     make = _with_plain_weights if only_computed else _layer_in_view
     return LayerView(_replace_layers(model, modules, replaced, make), viewed)
@@ -192,48 +195,48 @@ def why_no_layer_inputs(model: nn.Module, names: Collection[str]) -> dict[str, s
     for name in names:
         layer = layers.get(name)
         owner = layer.module if layer else model.get_submodule(name.rpartition(".")[0])
-        is_known = isinstance(owner, KNOWN) or is_transformers_conv1d(owner)
+        is_known = isinstance(owner, PLAIN_LAYERS) or _maker(owner) is not None
         if num_owners[id(model.get_parameter(name))] > 1:
             reasons[name] = "its tensor is used by several layers, whose output errors differ"
-        elif layer is None or not is_known or (isinstance(owner, nn.RNNBase) and owner.proj_size):
+        elif layer is None or not is_known:
             reasons[name] = f"the output error of {type(owner).__name__} is not known"
         elif layer.computed is not None and not layer.computed.keeps_values:
             reasons[name] = f"{layer.computed.function} scales the weight after the update"
     return reasons
 
 
-KNOWN = (
-    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED),
-    *(nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase),
-)
-"""Layers whose inputs a hook on a view receives."""
-
-
-def _needs_view(module: nn.Module) -> bool:
+def _maker(module: nn.Module) -> Callable[[Any], nn.Module] | None:
+    """What makes the module that takes the place of a layer; None: the layer stays as it is."""
+    if isinstance(module, TRANSPOSED):
+        return convolution_of_transposed
+    if is_transformers_conv1d(module):
+        return _linear_of_conv1d
+    if isinstance(module, nn.MultiheadAttention):
+        return AttentionView
     if isinstance(module, nn.RNNBase):
-        return not module.proj_size  # `why_no_layer_inputs` names the others
-    kinds = (*TRANSPOSED, nn.MultiheadAttention, nn.RNNCellBase)
-    return isinstance(module, kinds) or is_transformers_conv1d(module)
+        return (
+            None if module.proj_size else RecurrentView
+        )  # `why_no_layer_inputs` names those with projections
+    return CellView if isinstance(module, nn.RNNCellBase) else None
+
+
+def _linear_of_conv1d(layer: nn.Module) -> nn.Module:
+    return linear_of(layer.get_parameter("weight").T, layer.get_parameter("bias"))
 
 
 def _viewed_weight(path: str, layer: WeightLayer, only_computed: bool) -> ViewedWeight:
-    name, module = f"{path}.{layer.attribute}".lstrip("."), layer.module
-    if only_computed or not _needs_view(module):
+    name, make = f"{path}.{layer.attribute}".lstrip("."), _maker(layer.module)
+    if only_computed or make is None:
         return ViewedWeight(name, layer)
-    if isinstance(module, TRANSPOSED):
-        groups = module.groups
-        return ViewedWeight(
-            name, layer, partial(flip_to_view, groups=groups), partial(flip_from_view, groups=groups)
-        )
-    if is_transformers_conv1d(module):
+    if isinstance(layer.module, TRANSPOSED):
+        swap = partial(flip, groups=layer.module.groups)
+        return ViewedWeight(name, layer, swap, swap)
+    if make is _linear_of_conv1d:
         return ViewedWeight(name, layer, torch.t, torch.t)
-    if isinstance(module, nn.MultiheadAttention) and layer.attribute == "in_proj_weight":
-        return ViewedWeight(
-            f"{name}.weight", layer, partial(torch.unsqueeze, dim=-1), partial(torch.squeeze, dim=-1)
-        )
-    if isinstance(module, nn.MultiheadAttention | nn.RNNBase | nn.RNNCellBase):
-        return ViewedWeight(f"{name}.weight", layer)
-    return ViewedWeight(name, layer)
+    if layer.attribute == "in_proj_weight":
+        unsqueeze, squeeze = partial(torch.unsqueeze, dim=-1), partial(torch.squeeze, dim=-1)
+        return ViewedWeight(f"{name}.weight", layer, unsqueeze, squeeze)
+    return ViewedWeight(f"{name}.weight", layer)
 
 
 def _replace_layers(
@@ -262,21 +265,9 @@ def _replace_layers(
 
 
 def _layer_in_view(module: nn.Module) -> nn.Module:
-    plain = _with_plain_weights(module)
-    layer: nn.Module = plain
-    if isinstance(plain, TRANSPOSED):
-        layer = convolution_of_transposed(plain)
-    elif is_transformers_conv1d(plain):
-        weight, bias = plain.get_parameter("weight"), plain.get_parameter("bias")
-        layer = nn.Linear(weight.shape[0], weight.shape[1], device="meta")
-        layer.weight, layer.bias = nn.Parameter(weight.detach().T), nn.Parameter(bias.detach())
-    elif isinstance(plain, nn.MultiheadAttention):
-        layer = AttentionView(plain)
-    elif isinstance(plain, nn.RNNBase) and not plain.proj_size:
-        layer = RecurrentView(plain)
-    elif isinstance(plain, nn.RNNCellBase):
-        layer = CellView(plain)
-    if layer is not plain:
+    layer = plain = _with_plain_weights(module)
+    if make := _maker(plain):
+        layer = make(plain)
         for hooks in ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"):
             getattr(layer, hooks).update(getattr(plain, hooks))
         for hooks in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):

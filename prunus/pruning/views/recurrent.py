@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
+from prunus.pruning.views.linear import linear_of
+
 RecurrentState = tuple[Tensor, ...]
 """(h,), or (h, c) of an LSTM."""
 
@@ -36,14 +38,6 @@ STEPS: dict[str, Callable[[Tensor, Tensor, RecurrentState], RecurrentState]] = {
 """(input gates, hidden gates, state) -> the next state, by the mode of a recurrent layer."""
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight.detach())
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.detach())
-    return layer
-
-
 class CellView(nn.Module):
     """The function of an LSTMCell, GRUCell or RNNCell, on its tensors."""
 
@@ -53,8 +47,8 @@ class CellView(nn.Module):
         kind = next((names[t.__name__] for t in type(cell).__mro__ if t.__name__ in names), None)
         self.mode = kind or f"RNN_{str(getattr(cell, 'nonlinearity', 'tanh')).upper()}"
         self.hidden_size = cell.hidden_size
-        self.weight_ih = _linear(cell.weight_ih, cell.bias_ih)
-        self.weight_hh = _linear(cell.weight_hh, cell.bias_hh)
+        self.weight_ih = linear_of(cell.weight_ih, cell.bias_ih)
+        self.weight_hh = linear_of(cell.weight_hh, cell.bias_hh)
 
     def forward(self, input: Tensor, hx: Tensor | RecurrentState | None = None) -> Tensor | RecurrentState:
         """As the forward of the cell.
@@ -85,7 +79,7 @@ class RecurrentView(nn.Module):
         for name in layer._flat_weights_names:
             if name.startswith("weight_"):
                 bias = getattr(layer, name.replace("weight", "bias")) if layer.bias else None
-                self.add_module(name, _linear(getattr(layer, name), bias))
+                self.add_module(name, linear_of(getattr(layer, name), bias))
 
     def flatten_parameters(self) -> None:
         """Do nothing; models call this method before the forward pass."""

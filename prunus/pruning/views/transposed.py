@@ -11,38 +11,27 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prunus.pruning.views.linear import with_tensors
+
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS_BY_DIMENSION = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
-def flip_to_view(weight: Tensor, groups: int) -> Tensor:
-    """[I, O / G, K, ...] of a transposed convolution -> [O, I / G, K, ...] of the convolution.
+def flip(weight: Tensor, groups: int) -> Tensor:
+    """[I, O / G, K, ...] of a transposed convolution -> [O, I / G, K, ...] of the convolution, and back again.
 
     Args:
-        weight: The weight, or a mask of it.
+        weight: The weight of one of them, or a mask of it.
         groups: G.
 
     Returns:
-        The entries in the order of the convolution; `flip_from_view` is the inverse.
+        The entries in the order of the other: outputs and inputs of each group are swapped, and the kernel is flipped.
     """
     by_group = weight.reshape(groups, -1, *weight.shape[1:])
     swapped = by_group.transpose(1, 2).flatten(0, 1)
     return swapped.flip(tuple(range(2, weight.dim())))
-
-
-def flip_from_view(weight: Tensor, groups: int) -> Tensor:
-    """[O, I / G, K, ...] of the convolution -> [I, O / G, K, ...] of the transposed one.
-
-    Args:
-        weight: The weight of the convolution, or a mask of it.
-        groups: G.
-
-    Returns:
-        The entries in the order of the transposed convolution.
-    """
-    return flip_to_view(weight, groups)  # both swap outputs and inputs in each group
 
 
 def convolution_of_transposed(layer: Transposed) -> nn.Module:
@@ -53,9 +42,7 @@ def convolution_of_transposed(layer: Transposed) -> nn.Module:
         layer.in_channels, layer.out_channels, layer.kernel_size, dilation=layer.dilation,  # type: ignore[arg-type]
         groups=layer.groups, bias=layer.bias is not None, device="meta",
     )  # fmt: skip
-    convolution.weight = nn.Parameter(flip_to_view(layer.weight.detach(), layer.groups).contiguous())
-    if layer.bias is not None:
-        convolution.bias = nn.Parameter(layer.bias.detach())
+    with_tensors(convolution, flip(layer.weight, layer.groups).contiguous(), layer.bias)
     convolution.register_forward_pre_hook(partial(_spread_inputs, layer), with_kwargs=True)
     return convolution
 

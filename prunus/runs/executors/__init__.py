@@ -43,12 +43,7 @@ def inline(work: MissingRuns, workers: int | None, scheduler: RunScheduler) -> E
     return compute(work, scheduler, scheduler.progress.step)
 
 
-EXECUTORS: dict[str, Executor] = {
-    "inline": inline,
-    "processes": processes,
-    "ray": on_ray,
-    "slurm": on_slurm,
-}
+EXECUTORS: dict[str, Executor] = {"inline": inline, "processes": processes, "ray": on_ray, "slurm": on_slurm}
 
 
 def run_plan(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from types import FrameType, TracebackType
+from types import FrameType
 
 from prunus.errors import WorkerError
 from prunus.runs.executors.run_task import Say
@@ -57,10 +57,15 @@ def processes(work: MissingRuns, workers: int | None, scheduler: RunScheduler) -
     Raises:
         WorkerError: A worker cannot start, or was lost too often.
     """
-    with _Pool(work, min(workers or os.cpu_count() or 1, len(work.todo)), scheduler.say) as pool:
+    pool = _Pool(work, min(workers or os.cpu_count() or 1, len(work.todo)), scheduler.say)
+    try:
+        for number in range(pool.size):
+            pool.start(number)
         while pool.workers:
             pool.wait(WAIT_SECONDS)
             scheduler.update()
+    finally:
+        pool.end()
     return pool.errors
 
 
@@ -84,7 +89,7 @@ class _Worker:
 
 
 class _Pool:
-    """The worker processes that have not ended; none runs after the block."""
+    """The worker processes that have not ended; none runs after `end`."""
 
     def __init__(self, work: MissingRuns, size: int, say: Say) -> None:
         self.work, self.size, self.say = work, size, say
@@ -92,26 +97,13 @@ class _Pool:
         self.errors: Errors = {}
         self.lost = 0
 
-    def __enter__(self) -> "_Pool":
-        try:
-            for number in range(self.size):
-                self._start(number)
-        except BaseException:
-            self._end()
-            raise
-        return self
-
-    def __exit__(self, *reason: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._end()
-
     def wait(self, timeout: float) -> None:
         """Wait at most `timeout` seconds for workers to end. Raises WorkerError if one was lost too often."""
         for connection in wait([worker.connection for worker in self.workers], timeout):
             worker = next(worker for worker in self.workers if worker.connection is connection)
-            message = None
-            with contextlib.suppress(EOFError, OSError):
+            try:
                 message = worker.connection.recv()
-            if message is None:
+            except (EOFError, OSError):
                 self._replace(worker)
                 continue
             worker.is_ready = True
@@ -121,7 +113,8 @@ class _Pool:
                 self.errors |= message
                 self._remove(worker, EXIT_SECONDS)
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Kill the workers."""
         for worker in self.workers:
             worker.process.kill()
         for worker in [*self.workers]:
@@ -155,15 +148,14 @@ class _Pool:
             )
         self.say(f"a worker {why}; another one takes its place")
         self._remove(worker)
-        self._start(worker.number)
+        self.start(worker.number)
 
-    def _start(self, number: int) -> None:
+    def start(self, number: int) -> None:
+        """Start the worker with this number."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs,))
-        if (
-            sys.platform != "win32"
-        ):  # the start of the tracker unblocks SIGINT, so it comes before it is blocked
+        if sys.platform != "win32":  # it unblocks SIGINT, so it is started before that is blocked
             resource_tracker.ensure_running()
         with _signals_deferred():
             process.start()

@@ -45,9 +45,8 @@ def on_ray(
         _connect(ray, address, workers)
     try:
         count = workers or int(ray.cluster_resources().get("CPU", 1))
-        task = ray.remote(
-            num_cpus=1, num_gpus=work.num_gpus, max_retries=MAX_RESTARTS, scheduling_strategy="SPREAD"
-        )(do_missing_runs)
+        resources = {"num_cpus": 1, "num_gpus": work.num_gpus, "scheduling_strategy": "SPREAD"}
+        task = ray.remote(max_retries=MAX_RESTARTS, **resources)(do_missing_runs)
         return _wait(ray, [task.remote(work, number, count) for number in range(count)], scheduler)
     finally:
         if not connected:
@@ -91,14 +90,10 @@ def _connect(ray: Any, address: str, workers: int | None) -> None:
             "_system_config": {"worker_niceness": 0},  # that of other processes; 15 by default
         }
         # What a user's own function prints is not a result, so that it is not shown.
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level="ERROR",
-            **(local if address == "local" else {}),
-        )
+        options = local if address == "local" else {}
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
     except Exception as error:  # Ray raises many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise WorkerError(
             f"No Ray cluster answers at {address!r}: {reason}; give the HOST:PORT that `ray start --head` printed, or "
             "no address to start a Ray on this machine."

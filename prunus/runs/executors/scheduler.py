@@ -6,9 +6,11 @@ share nothing but the store: a run is done, failed or running because its record
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from prunus.errors import PrunusError, StoreError, WorkerError
 from prunus.runs.executors.run_task import Say, describe_error
+from prunus.runs.plan import with_dependents
 from prunus.runs.spec import RunSpec, run_id
 from prunus.runs.store import Store
 from prunus.runs.sweeps import is_paused
@@ -162,11 +164,9 @@ class RunScheduler:
         if id not in self.waiting:
             return
         self.errors[id] = error
-        lost = {id}
-        while more := {other for other in self.waiting if lost & set(self.dependencies[other])} - lost:
-            lost |= more
+        lost = with_dependents([id], {other: self.dependencies[other] for other in self.waiting})
         for other in lost:
-            self.waiting.pop(other, None)
+            del self.waiting[other]
         self.progress.drop(lost)
         more_lost = f" ({len(lost) - 1} more depend on it)" if len(lost) > 1 else ""
         self.say(f"failed: {id}: {describe_error(error)}{more_lost}")
@@ -204,19 +204,16 @@ class RunScheduler:
             if steps := directory.steps():
                 self.progress.step(id, *steps)
         elif (
-            min(attempts, record.stalled + 1) >= MAX_LOST_WORKERS_PER_RUN
+            (lost := min(attempts, record.stalled + 1)) >= MAX_LOST_WORKERS_PER_RUN
             and directory.kept_digest() == record.kept
             # Read again: the process that held the lock may have ended the run between the two looks.
             and directory.record() == record
         ):
-            self.fail(
-                id,
-                WorkerError(
-                    f"{min(attempts, record.stalled + 1)} workers in a row ended while they computed it and made no "
-                    "progress, perhaps because memory ran out; what is done is kept: run the same command again with "
-                    "fewer workers."
-                ),
+            error = WorkerError(
+                f"{lost} workers in a row ended while they computed it and made no progress, perhaps because memory "
+                "ran out; what is done is kept: run the same command again with fewer workers."
             )
+            self.fail(id, error)
 
 
 def is_user_facing(error: Exception) -> bool:
@@ -227,10 +224,8 @@ def is_user_facing(error: Exception) -> bool:
 def _with_prefix(error: Exception, prefix: str) -> Exception:
     """Return an error of the same type with words before its message; if its type cannot have that, a RuntimeError."""
     text = f"{prefix}{error}"
-    try:
+    with suppress(Exception):
         copy = type(error)(text)
-    except Exception:
-        copy = None
-    return (
-        copy if copy is not None and str(copy) == text else RuntimeError(f"{prefix}{describe_error(error)}")
-    )
+        if str(copy) == text:
+            return copy
+    return RuntimeError(f"{prefix}{describe_error(error)}")

@@ -62,26 +62,18 @@ def on_slurm(
     count = min(workers or WORKERS, len(work.todo))
     try:
         executor = submitit.AutoExecutor(folder=work.store / "slurm", cluster=cluster)
-        executor.update_parameters(
-            **{
-                "name": "prunus",
-                "cpus_per_task": 1,
-                "gpus_per_node": work.num_gpus,
-                "timeout_min": MINUTES,
-                **parameters,
-            }
-        )
+        defaults = {"name": "prunus", "cpus_per_task": 1, "gpus_per_node": work.num_gpus}
+        executor.update_parameters(**{**defaults, "timeout_min": MINUTES, **parameters})
         with executor.batch():
             jobs = {number: executor.submit(do_missing_runs, work, number, count) for number in range(count)}
     except Exception as error:  # submitit and Slurm raise many kinds
         raise WorkerError(f"Slurm refused the jobs: {str(error).strip()}; correct its options.") from error
-    return _wait(executor, jobs, (work, count), scheduler)
+    return _wait(executor, jobs, work, scheduler)
 
 
-def _wait(
-    executor: Any, jobs: dict[int, Any], work: tuple[MissingRuns, int], scheduler: RunScheduler
-) -> Errors:
+def _wait(executor: Any, jobs: dict[int, Any], work: MissingRuns, scheduler: RunScheduler) -> Errors:
     """Update the scheduler until all jobs have ended, or all runs are done; return what the jobs returned."""
+    count = len(jobs)
     errors: Errors = {}
     lost = dict.fromkeys(jobs, 0)
     submitted = dict.fromkeys(jobs, (time.monotonic(), scheduler.kept_digests.copy()))
@@ -94,18 +86,17 @@ def _wait(
                     errors |= job.result()
                 except Exception as error:  # the job was killed, its machine was lost, or it could not start
                     since, digests = submitted[number]
-                    lasted = (
-                        time.monotonic() - since >= SHORT_JOB_SECONDS and digests != scheduler.kept_digests
-                    )
-                    lost[number] = 1 if lasted else lost[number] + 1
+                    is_long = time.monotonic() - since >= SHORT_JOB_SECONDS
+                    lost[number] = 1 if is_long and digests != scheduler.kept_digests else lost[number] + 1
                     submitted[number] = time.monotonic(), scheduler.kept_digests.copy()
-                    scheduler.say(f"job {job.job_id} was lost: {_reason(error)}")
+                    reason = str(error).strip().partition("\n")[0]  # the message may have a whole log in it
+                    scheduler.say(f"job {job.job_id} was lost: {reason or type(error).__name__}")
                     if lost[number] <= MAX_RESTARTS:
-                        jobs[number] = executor.submit(do_missing_runs, work[0], number, work[1])
+                        jobs[number] = executor.submit(do_missing_runs, work, number, count)
                     elif not jobs:
                         raise WorkerError(
                             f"The last job was lost; what is done is kept: run the same command again, and look at the "
-                            f"logs in {work[0].store / 'slurm'}."
+                            f"logs in {work.store / 'slurm'}."
                         ) from error
             scheduler.update()
             if not scheduler.waiting:
@@ -115,8 +106,3 @@ def _wait(
         for job in jobs.values():
             job.cancel()
     return errors
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of a message of submitit, which may have a whole log in it."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

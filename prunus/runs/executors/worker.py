@@ -90,9 +90,7 @@ def do_missing_runs(work: MissingRuns, number: int = 0, workers: int = 1) -> Err
     """
     try:
         _check_machine(work)
-        with suppress(
-            OSError
-        ):  # a machine without that folder can still do runs that need no module of the user
+        with suppress(OSError):  # without that folder, runs that need no module of the user can be done
             os.chdir(work.folder)
         first = number * len(work.todo) // workers
         todo = (*work.todo[first:], *work.todo[:first])
@@ -130,9 +128,8 @@ def compute(work: MissingRuns, scheduler: RunScheduler, progress: Progress | Non
 def _check_machine(work: MissingRuns) -> None:
     """Raise StoreError unless this machine has the store, its locks, and the versions of the one that sent the work."""
     if (installed := versions()) != work.versions:
-        expected, got = (
-            ", ".join(f"{k} {v}" for k, v in each.items()) for each in (work.versions, installed)
-        )
+        both = (work.versions, installed)
+        expected, got = (", ".join(f"{name} {value}" for name, value in each.items()) for each in both)
         raise StoreError(
             f"Expected {expected} on the machine of a worker, got {got}; install the same versions."
         )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from prunus.errors import CheckpointError, ModelError
 from prunus.masks import check_masks
 from prunus.seeds import derive_seed
-from prunus.tickets.supermask.kinds import SupermaskType
+from prunus.tickets.supermask.kinds import SupermaskLayer, SupermaskType
 from prunus.tickets.supermask.uniforms import (
     aligned_chunks,
     has_layout_of,
@@ -67,14 +67,11 @@ class SupermaskConstraint:
                 f"Expected parameters that are dense in memory, but {', '.join(with_gaps)} is a view with gaps or "
                 "overlaps; make it a parameter of its own, nn.Parameter(weight.detach().contiguous())."
             )
-        self.weights = {
-            name: torch.empty_like(parameters[name]).detach().copy_(weight)
-            for name, weight in weights.items()
-        }
-        self.layers = {
-            name: kind.layer(weight, derive_seed(seed, "supermask", name))
-            for name, weight in self.weights.items()
-        }
+        self.weights: Params = {}
+        self.layers: dict[str, SupermaskLayer] = {}
+        for name, weight in weights.items():
+            self.weights[name] = torch.empty_like(parameters[name]).detach().copy_(weight)
+            self.layers[name] = kind.layer(self.weights[name], derive_seed(seed, "supermask", name))
         self.draws = 0
         """Number of masks drawn; the next mask depends on it and on the scores only."""
 
@@ -134,12 +131,13 @@ class SupermaskConstraint:
 
         The factor is that of this step, one positive number for each layer.
         """
-        return sum(
-            int(
-                torch.count_nonzero(~_allowed(self.model.get_parameter(name).detach(), weight, layer.factors))
-            )
-            for (name, weight), layer in zip(self.weights.items(), self.layers.values(), strict=True)
-        )
+        violations = 0
+        for name, weight in self.weights.items():
+            effective = self.model.get_parameter(name).detach()
+            scaled = (weight * self.layers[name].factors.abs().amax()).to(effective)
+            allowed = (effective == 0) | (effective == scaled) | (effective == -scaled)
+            violations += int(torch.count_nonzero(~allowed))
+        return violations
 
     @torch.no_grad()
     def finalize(self) -> None:
@@ -176,9 +174,3 @@ class SupermaskConstraint:
 def masks_of_factors(factors: Params) -> MaskDict:
     """Return the masks of factors: True where a factor is not zero."""
     return {name: (factor != 0).contiguous() for name, factor in factors.items()}
-
-
-def _allowed(effective: Tensor, weight: Tensor, factors: Tensor) -> Tensor:
-    """Return where an effective weight is 0, or plus or minus weight x the layer's one positive factor."""
-    scaled = (weight * factors.abs().amax()).to(effective)
-    return (effective == 0) | (effective == scaled) | (effective == -scaled)

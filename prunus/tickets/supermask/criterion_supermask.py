@@ -8,7 +8,6 @@ Differences: The masks are those of a ticket with the same settings. Those of th
 those of an iterative ticket do.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -17,7 +16,7 @@ from prunus.registry import lookup
 from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
-from prunus.tickets.baseline import Baseline, BaselineRun, BaselineSpec, StepReport, masks_name
+from prunus.tickets.baseline import Baseline, BaselineRun, BaselineSpec, Needed, StepReport, masks_name
 from prunus.tickets.invariants import EXACT_COUNTS, InvariantReport
 from prunus.tickets.monitor import tensors_equal
 from prunus.tickets.procedure import select_masks, weight_history
@@ -72,7 +71,7 @@ class CriterionSupermaskSpec(BaselineRun):
 def score_criterion_masks(
     spec: CriterionSupermaskSpec,
     directory: RunDirectory,
-    needed: Mapping[str, RunDirectory],
+    needed: Needed,
     report_steps: StepReport | None = None,
 ) -> Row:
     """Evaluate untrained weights under the masks of every level, level 0 without masks; nothing is trained.
@@ -95,9 +94,7 @@ def score_criterion_masks(
     make_weights = lookup("kind of weights", WEIGHT_INITS, spec.weights)
     seed = derive_seed(ticket.baseline.replicate, "supermask-weights")
     weights = make_weights(clone_tensors(ticket.weights_of(model)), spec.multiplier, seed).values
-    others = {
-        name: tensor.to(spec.device) for name, tensor in baseline.initial.items() if name not in weights
-    }
+    others = {n: tensor.to(spec.device) for n, tensor in baseline.initial.items() if n not in weights}
     finished = {row["level"] for row in directory.rows()}
     for level in (level for level in (0, *ticket.trained_levels) if level not in finished):
         masks, checks = _masks_at(spec, level, needed) if level else (all_kept(weights), {})
@@ -113,9 +110,7 @@ def score_criterion_masks(
     return dict(min(rows, key=lambda row: float(row["final_validation_loss"])))
 
 
-def _masks_at(
-    spec: CriterionSupermaskSpec, level: int, needed: Mapping[str, RunDirectory]
-) -> tuple[MaskDict, dict[str, bool]]:
+def _masks_at(spec: CriterionSupermaskSpec, level: int, needed: Needed) -> tuple[MaskDict, dict[str, bool]]:
     """Return the masks of a level, on the device of the weights, and the check of their counts if selected here."""
     if spec.needs_ticket:
         masks, checks = needed["ticket"].load_masks(masks_name(level)), dict[str, bool]()

@@ -82,13 +82,44 @@ class Bernoulli:
         return BernoulliLayer(scores, weight, self.rescale, seed)
 
 
-class BernoulliLayer:
+class SupermaskLayer:
+    """The mask of one tensor while it is learned, with one score per weight."""
+
+    def __init__(self, scores: Tensor, weight: Tensor) -> None:
+        self.scores, self.weight = scores.requires_grad_(), weight
+        self.factors = torch.empty_like(weight)
+        """The mask of the last draw, times its scale."""
+
+    def draw(self, index: int) -> None:
+        """Set the factors to those of a draw; the same draw has the same mask.
+
+        Args:
+            index: The number of the draw, for masks that are random.
+        """
+        raise NotImplementedError
+
+    def backward(self, upstream: Tensor, effective: Tensor, out: Tensor) -> None:
+        """Compute the gradient of the scores.
+
+        Args:
+            upstream: The gradient of the loss with respect to the effective weights, g.
+            effective: The effective weights of this step, w'.
+            out: The tensor that the gradient of the scores is written to; what it holds is overwritten.
+        """
+        raise NotImplementedError
+
+    def most_likely_factors(self) -> Tensor:
+        """Return the factors of the most likely mask of the scores."""
+        self.draw(0)
+        return self.factors.clone()
+
+
+class BernoulliLayer(SupermaskLayer):
     """The mask of one tensor, with one logit per weight."""
 
     def __init__(self, scores: Tensor, weight: Tensor, rescale: bool, seed: int) -> None:
-        self.scores = scores.requires_grad_()
-        self.weight, self.rescale, self.seed = weight, rescale, seed
-        self.factors = torch.empty_like(weight)
+        super().__init__(scores, weight)
+        self.rescale, self.seed = rescale, seed
         self.derivatives = torch.empty_like(weight)
         """p (1 - p) of the last draw."""
         self.num_ones, self.scale = weight.numel(), 1.0
@@ -127,9 +158,9 @@ class BernoulliLayer:
     def most_likely_factors(self) -> Tensor:
         """Return the factors of the mask that keeps weights with a probability above 1/2."""
         factors = (self.scores.detach() > 0).to(self.factors.dtype)
-        return (
-            factors.mul_(_rescaling(int(torch.count_nonzero(factors)), factors)) if self.rescale else factors
-        )
+        if self.rescale:
+            factors.mul_(_rescaling(int(torch.count_nonzero(factors)), factors))
+        return factors
 
 
 def _rescaling(num_ones: int, mask: Tensor) -> float:
@@ -186,14 +217,12 @@ class EdgePopup:
         return EdgePopupLayer(scores, weight, num_kept)
 
 
-class EdgePopupLayer:
-    """The mask of one tensor, with one score per weight."""
+class EdgePopupLayer(SupermaskLayer):
+    """The mask of one tensor, of the scores with the largest magnitudes."""
 
     def __init__(self, scores: Tensor, weight: Tensor, num_kept: int) -> None:
-        self.scores = scores.requires_grad_()
-        self.weight, self.num_kept = weight, num_kept
-        self.factors = torch.empty_like(weight)
-        self.threshold = KthLargest()
+        super().__init__(scores, weight)
+        self.num_kept, self.threshold = num_kept, KthLargest()
 
     def draw(self, index: int) -> None:
         """Set the factors to the mask of the scores, which is not random."""
@@ -216,11 +245,6 @@ class EdgePopupLayer:
         """
         for outer, weight, scores, gradient in aligned_chunks(upstream, self.weight, self.scores, out):
             torch.mul(outer, weight, out=gradient).mul_(torch.sign(scores))
-
-    def most_likely_factors(self) -> Tensor:
-        """Return the factors of the mask of the scores."""
-        self.draw(0)
-        return self.factors.clone()
 
     def _break_ties(self, threshold: float, surplus: int) -> None:
         """Remove the last weights, in row-major order, of those whose score equals the threshold."""
@@ -272,18 +296,16 @@ class Signed:
             SpecError: `threshold` is out of range.
         """
         self.check()
-        return SignedLayer(
-            uniform_scores(weight, sqrt(6 / sum(fan_in_fan_out(weight))), seed), weight, self.threshold
-        )
+        scores = uniform_scores(weight, sqrt(6 / sum(fan_in_fan_out(weight))), seed)
+        return SignedLayer(scores, weight, self.threshold)
 
 
-class SignedLayer:
-    """The mask of one tensor, with one score per weight."""
+class SignedLayer(SupermaskLayer):
+    """The mask of one tensor, with the signs of the scores beyond a threshold."""
 
     def __init__(self, scores: Tensor, weight: Tensor, threshold: float) -> None:
-        self.scores = scores.requires_grad_()
-        self.weight, self.threshold = weight, threshold
-        self.factors = torch.empty_like(weight)
+        super().__init__(scores, weight)
+        self.threshold = threshold
 
     def draw(self, index: int) -> None:
         """Set the factors to the mask of the scores, which is not random."""
@@ -300,11 +322,6 @@ class SignedLayer:
             out: The tensor that the gradient of the scores is written to; what it holds is overwritten.
         """
         torch.mul(upstream, self.weight, out=out)
-
-    def most_likely_factors(self) -> Tensor:
-        """Return the factors of the mask of the scores."""
-        self.draw(0)
-        return self.factors.clone()
 
 
 SupermaskType = Bernoulli | EdgePopup | Signed

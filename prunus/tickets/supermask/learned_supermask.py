@@ -27,7 +27,9 @@ from prunus.tickets.baseline import (
     Baseline,
     BaselineRun,
     BaselineSpec,
+    Needed,
     StepReport,
+    check_full_training,
     checkpoint_name,
     masks_name,
     time_step,
@@ -128,17 +130,7 @@ class LearnedSupermaskSpec(BaselineRun):
 
     def check(self) -> None:
         """Validate the settings. Raises SpecError, DensityError or UnknownNameError."""
-        for name, count in (
-            ("samples", self.samples),
-            ("recipe.epochs", self.recipe.epochs),
-            ("recipe.batch_size", self.recipe.batch_size),
-        ):
-            if count < 1:
-                raise SpecError(f"Expected {name} of at least 1, got {count}.")
-        if self.recipe.patience is not None:
-            raise SpecError(
-                f"Expected recipe.patience = None, got {self.recipe.patience}; a mask is scored at the end."
-            )
+        check_full_training(self.recipe, "a mask is scored at the end", samples=self.samples)
         if not 0 < self.multiplier < inf:
             raise SpecError(f"Expected a positive, finite multiplier, got {self.multiplier}.")
         self.mask.check()
@@ -153,7 +145,7 @@ class LearnedSupermaskSpec(BaselineRun):
 def learn_supermask(
     spec: LearnedSupermaskSpec,
     directory: RunDirectory,
-    needed: Mapping[str, RunDirectory],
+    needed: Needed,
     report_steps: StepReport | None = None,
 ) -> Row:
     """Train the scores of a mask; save them, the most likely mask, and the network (Zhou et al. 2019, section 5).
@@ -184,16 +176,22 @@ def learn_supermask(
         factors = constraint.apply_most_likely_mask()
         masks = masks_of_factors(factors)
         warn_if_empty(masks)
+        most_likely = {"density": mask_density(masks), **final_scores(model, data, spec.baseline.task)}
         row = {
             "level": LEVEL,
             "steps": monitor.curve[-1].step,
             **sampled,
-            "most_likely_density": mask_density(masks),
-            **{f"most_likely_{key}": v for key, v in final_scores(model, data, spec.baseline.task).items()},
+            **{f"most_likely_{key}": value for key, value in most_likely.items()},
             "invariants": _check_learned(spec, constraint, model, initial, factors, monitor).to_json(),
             "seconds": round(time.perf_counter() - started, 2),
         }
-        _save(directory, constraint, model, fixed, factors)
+        scores = {name: layer.scores.detach() for name, layer in constraint.layers.items()}
+        directory.save_tensors("scores", scores)
+        directory.save_masks(masks_name(LEVEL), masks)
+        layer_factors = {name: factor.abs().amax().view(1) for name, factor in factors.items()}
+        generated = {name: list(astuple(tensor)) for name, tensor in fixed.seeded.items()}
+        directory.save_tensors("factors", layer_factors, {"generated": generated})
+        directory.save_tensors("final", model.state_dict())
         directory.append_curve(monitor.curve_rows(LEVEL))
         directory.append_row(row)
     directory.remove(checkpoint_name(LEVEL))
@@ -214,11 +212,10 @@ def final_scores(model: nn.Module, data: Dataset, task: Mapping[str, Any]) -> di
     """
     splits = {"validation": data.validation, "test": data.test}
     evaluations = {name: evaluate(model, split, backend="dense", **task) for name, split in splits.items()}
-    accuracies = {f"final_{name}_accuracy": evaluation.accuracy for name, evaluation in evaluations.items()}
-    losses = (
-        {f"final_{name}_loss": evaluation.loss for name, evaluation in evaluations.items()} if task else {}
-    )
-    return {**{key: value for key, value in accuracies.items() if not isnan(value)}, **losses}
+    scores = {
+        f"final_{name}_accuracy": e.accuracy for name, e in evaluations.items() if not isnan(e.accuracy)
+    }
+    return scores | {f"final_{name}_loss": e.loss for name, e in evaluations.items() if task}
 
 
 def _score_samples(
@@ -243,23 +240,6 @@ def _score_samples(
     }
 
 
-def _save(
-    directory: RunDirectory,
-    constraint: SupermaskConstraint,
-    model: nn.Module,
-    fixed: FrozenWeights,
-    factors: Params,
-) -> None:
-    """Save the scores, the most likely mask, the factor of each layer with the seeds, and the network."""
-    scores = {name: layer.scores.detach() for name, layer in constraint.layers.items()}
-    directory.save_tensors("scores", scores)
-    directory.save_masks(masks_name(LEVEL), masks_of_factors(factors))
-    layer_factors = {name: factor.abs().amax().view(1) for name, factor in factors.items()}
-    generated = {name: list(astuple(tensor)) for name, tensor in fixed.seeded.items()}
-    directory.save_tensors("factors", layer_factors, {"generated": generated})
-    directory.save_tensors("final", model.state_dict())
-
-
 def _check_learned(
     spec: LearnedSupermaskSpec,
     constraint: SupermaskConstraint,
@@ -274,15 +254,13 @@ def _check_learned(
     fixed = spec.fixed_weights({name: initial[name] for name in weights}).values
     others = state.keys() - weights.keys() - _normalization_buffers(model)
     nonzero = {name: factor[factor != 0].abs() for name, factor in factors.items()}
+    are_initial = [torch.equal(state[name], initial[name]) for name in others]
+    are_products = [bool((state[name] == fixed[name] * factor).all()) for name, factor in factors.items()]
     checks = {
         "the weights under the mask are as at the start": tensors_equal(weights, fixed),
-        "all other tensors are as initialized": all(
-            torch.equal(state[name], initial[name]) for name in others
-        ),
+        "all other tensors are as initialized": all(are_initial),
         "each layer has one factor": all(bool((factor == factor[:1]).all()) for factor in nonzero.values()),
-        "the evaluated weights are weight x mask x factor": all(
-            bool((state[name] == fixed[name] * factor).all()) for name, factor in factors.items()
-        ),
+        "the evaluated weights are weight x mask x factor": all(are_products),
         "weights are zero or weight x factor at every evaluation": monitor.violations == 0,
         "training starts at step 0": monitor.start is not None and monitor.start.step == 0,
     }

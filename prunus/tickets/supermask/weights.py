@@ -90,12 +90,10 @@ def from_seeds(generator: str, fan: Callable[[int, int], float]) -> MakeWeights:
     """
 
     def make(weights: Params, multiplier: float, seed: int) -> FrozenWeights:
-        seeded = {
-            name: seeded_tensor_with_std(
-                generator, derive_seed(seed, name), multiplier / sqrt(fan(*fan_in_fan_out(weight)))
-            )
-            for name, weight in weights.items()
-        }
+        seeded = {}
+        for name, weight in weights.items():
+            std = multiplier / sqrt(fan(*fan_in_fan_out(weight)))
+            seeded[name] = seeded_tensor_with_std(generator, derive_seed(seed, name), std)
         values = {n: torch.from_numpy(seeded[n].values(tuple(w.shape))).to(w) for n, w in weights.items()}
         return FrozenWeights(values, seeded)
 

@@ -27,6 +27,7 @@ from prunus.training.modes import eval_mode
 from prunus.training.recipe import Recipe
 from prunus.training.sparse.places import Connection, connect_layers
 from prunus.training.sparse.trace import UnsupportedError, trace_layers
+from prunus.types import Split
 
 if TYPE_CHECKING:
     from prunus.training.sparse.network import SparseNetwork
@@ -88,9 +89,8 @@ def choose_training_backend(
     model: nn.Module,
     constraint: Constraint,
     recipe: Recipe,
-    inputs: Tensor,
-    *,
-    other_task: bool = False,
+    split: Split,
+    reason: str | None = None,
 ) -> "tuple[Backend, SparseNetwork | None]":
     """Choose the backend of a training.
 
@@ -101,8 +101,8 @@ def choose_training_backend(
         model: The model, in the modes in which its modules are trained.
         constraint: The constraint on the weights after every step.
         recipe: The recipe, of which the optimizer is used.
-        inputs: The training examples [N, ...].
-        other_task: Whether there is another forward, another loss, or more than one label per example.
+        split: The training examples.
+        reason: Why the sparse backend cannot train, where the caller knows one.
 
     Returns:
         The backend, and the network of the sparse backend if that was chosen.
@@ -112,12 +112,12 @@ def choose_training_backend(
     """
 
     def make() -> "SparseNetwork":
-        if other_task:
-            raise UnsupportedError("the task is not the classification of examples")
+        if reason is not None:
+            raise UnsupportedError(reason)
         _check_training(model, constraint, recipe)
-        num_passes = 3 * max(recipe.epochs, 1) * len(inputs)  # forward, and backward by inputs and by weights
+        num_passes = 3 * max(recipe.epochs, 1) * len(split)  # forward, and backward by inputs and by weights
         masks, least_macs = _masks_of(model, constraint), TRAINING_MACS / num_passes
-        return _sparse_network(backend, model, masks, inputs, least_macs)
+        return _sparse_network(backend, model, masks, split.inputs, least_macs)
 
     return _choose(backend, "training", make)
 
@@ -199,9 +199,8 @@ def _check_tensors(model: nn.Module, inputs: Tensor) -> None:
     named = [*model.named_parameters(remove_duplicate=False), ("inputs", inputs)]
     for name, tensor in named:
         if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or tensor.layout != torch.strided:
-            raise UnsupportedError(
-                f"{name!r} is {tensor.dtype} on {tensor.device.type}, not float32 on a CPU"
-            )
+            kind = f"{tensor.dtype} on {tensor.device.type}"
+            raise UnsupportedError(f"{name!r} is {kind}, not float32 on a CPU")
     if len({id(tensor) for _, tensor in named}) < len(named):
         raise UnsupportedError("it uses a parameter twice")
 
@@ -218,22 +217,21 @@ def _check_parameters(
     for name, _ in model.named_parameters():
         if name not in owned:
             raise UnsupportedError(f"no layer uses the parameter {name!r}")
-    for name in masks:
-        if name not in weights:
-            raise UnsupportedError(
-                f"{name!r} is masked but is not the weight of a linear layer or a convolution"
-            )
+    others = [name for name in masks if name not in weights]
+    if others:
+        raise UnsupportedError(
+            f"{others[0]!r} is masked but is not the weight of a linear layer or a convolution"
+        )
 
 
 def _check_cost(connections: Sequence[Connection], least_macs: float) -> None:
     """Raise UnsupportedError unless the sparse backend is expected to be faster."""
     dense = sparse = 0.0
     for connection in connections:
-        is_linear = connection.mask.ndim == 2
-        threshold = LINEAR_THRESHOLD if is_linear else CONVOLUTION_THRESHOLD
-        positions = connection.target.height * connection.target.width
-        dense += connection.mask.size * positions if connection.mask.ndim else 0
-        sparse += connection.mask.sum() * positions / threshold if connection.mask.ndim else 0
+        mask, positions = connection.mask, connection.target.height * connection.target.width
+        if mask.ndim:
+            dense += mask.size * positions
+            sparse += mask.sum() * positions / (LINEAR_THRESHOLD if mask.ndim == 2 else CONVOLUTION_THRESHOLD)
     if sparse >= dense:
         raise UnsupportedError(f"the cost expected of it is {sparse / dense:.2f} times that of dense layers")
     if dense < least_macs:

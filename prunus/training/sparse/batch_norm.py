@@ -70,10 +70,8 @@ def batch_norm_backward(net: Arrays, op: Record, num_examples: int, uses_batch: 
     never_inline()
     values, value_gradients, count = net.values, net.value_gradients, num_examples * op.height * op.width
     for row in net.rows[op.first_row : op.last_row]:
-        mean, inverse = (
-            net.statistics[row.line].center,
-            net.statistics[row.line].inverse,
-        )
+        line = net.statistics[row.line]
+        mean, inverse = line.center, line.inverse
         sums, products = np.zeros(LANES), np.zeros(LANES)
         for block in range(num_blocks(num_examples)):
             for h in range(op.height):

@@ -81,11 +81,8 @@ def activation_backward(net: Arrays, op: Record, base: int) -> None:
             for w in range(op.width):
                 x, y = position_places(op, row, h, w, base)
                 if op.kind == RELU:
-                    store(
-                        net.value_gradients,
-                        x,
-                        where_positive(load(net.values, y), load(net.value_gradients, y)),
-                    )
+                    vector = where_positive(load(net.values, y), load(net.value_gradients, y))
+                    store(net.value_gradients, x, vector)
                     continue
                 for j in range(LANES):
                     value, gradient = net.values[y * LANES + j], net.value_gradients[y * LANES + j]
@@ -183,7 +180,6 @@ def max_pool_backward(net: Arrays, op: Record, base: int) -> None:
                 for i in range(op.window * op.window):
                     place = x + i // op.window * op.window_stride + i % op.window
                     part = where_equal(load(net.values, place), highest, rest)
-                    store(
-                        net.value_gradients, place, multiply_add(one, part, load(net.value_gradients, place))
-                    )
+                    result = multiply_add(one, part, load(net.value_gradients, place))
+                    store(net.value_gradients, place, result)
                     rest = multiply_add(-one, part, rest)  # later places receive nothing

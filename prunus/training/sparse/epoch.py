@@ -1,6 +1,6 @@
 """A pass over the training examples with the sparse backend."""
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -9,9 +9,9 @@ from torch import Tensor
 from prunus.data.batches import batch_indices
 from prunus.seeds import derive_seed
 from prunus.training.augmentation import Augment, augment_batch, no_augmentation
-from prunus.training.constraint import Constraint
-from prunus.training.recipe import Recipe
-from prunus.training.state import Observer, TrainingView
+from prunus.training.recipe import learning_rate_at
+from prunus.training.state import Observer
+from prunus.training.trainer import Trainer, steps_per_epoch
 from prunus.types import Progress, Split
 
 if TYPE_CHECKING:
@@ -23,21 +23,8 @@ AUGMENTED_BYTES = 4_000_000
 """The most bytes of augmented images that are made at once."""
 
 
-class SparseTraining(TrainingView, Protocol):
-    """The settings and state of a training that one of its epochs needs."""
-
-    recipe: Recipe
-    constraint: Constraint
-    optimizer: torch.optim.Optimizer
-    done: int
-    augment: Augment
-
-    def learning_rate(self, fraction: float) -> float:
-        """The learning rate of the step before which this fraction of the training is done."""
-
-
 def train_sparse_epoch(
-    training: SparseTraining,
+    training: Trainer,
     network: "SparseNetwork",
     split: Split,
     seed: int,
@@ -60,7 +47,7 @@ def train_sparse_epoch(
         The mean loss over the examples that have a label.
     """
     recipe, size = training.recipe, training.recipe.batch_size
-    count = -(-len(split) // size)
+    count = steps_per_epoch(recipe, split)
     number, first = divmod(training.done, count)
     order = torch.cat(batch_indices(len(split), size, seed, number))
     loss, num_labeled = 0.0, 0
@@ -71,7 +58,7 @@ def train_sparse_epoch(
         while first < count:
             last = _last_step(training, split, observer, first, count)
             indices = range(first, last)
-            rates = [training.learning_rate((number + index / count) / recipe.epochs) for index in indices]
+            rates = [learning_rate_at(recipe, (number + index / count) / recipe.epochs) for index in indices]
             keys = [
                 derive_seed(seed, "dropout", number, index) if network.has_dropout else 0 for index in indices
             ]
@@ -96,9 +83,7 @@ def train_sparse_epoch(
     return loss / num_labeled if num_labeled else 0.0
 
 
-def _last_step(
-    training: SparseTraining, split: Split, observer: Observer | None, first: int, count: int
-) -> int:
+def _last_step(training: Trainer, split: Split, observer: Observer | None, first: int, count: int) -> int:
     """The step of the epoch before which the next call of the compiled function ends."""
     limit = STEPS_PER_CALL
     if training.augment is not no_augmentation:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunus.training.recipe import Recipe
-from prunus.training.sparse import optimizers, program
+from prunus.training.sparse import program
 from prunus.training.sparse.arrays import RecordArray
 from prunus.training.sparse.optimizers import OptimizerSettings
 from prunus.training.sparse.places import Connection
@@ -18,12 +18,8 @@ from prunus.training.sparse.vectors import LANES, zeros
 
 Keys = NDArray[np.uint64]
 
-_OPTIMIZERS = {
-    "sgd": optimizers.SGD,
-    "nesterov": optimizers.NESTEROV,
-    "adam": optimizers.ADAM,
-    "adamw": optimizers.ADAMW,
-}
+_OPTIMIZERS = ("sgd", "nesterov", "adam", "adamw")
+"""In the order of their numbers in `optimizers`."""
 _ADAM_STATE = ("exp_avg", "exp_avg_sq")
 _SGD_STATE = ("momentum_buffer",)
 
@@ -117,11 +113,9 @@ class SparseNetwork:
             The sum of the losses in nats, each before its step, and the number of labeled examples.
         """
         self._reserve(min(recipe.batch_size, len(order)))
-        l1, l2 = (recipe.penalty_strength if recipe.penalty == name else 0.0 for name in ("l1", "l2"))
-        optimizer = _OPTIMIZERS[recipe.optimizer]
-        settings = OptimizerSettings(
-            optimizer, float(recipe.momentum), float(recipe.weight_decay), float(l1), float(l2)
-        )
+        penalties = [recipe.penalty_strength if recipe.penalty == name else 0.0 for name in ("l1", "l2")]
+        values = map(float, (recipe.momentum, recipe.weight_decay, *penalties))
+        settings = OptimizerSettings(_OPTIMIZERS.index(recipe.optimizer), *values)
         examples = program.OrderedExamples(_flat(inputs), labels.numpy(), order.numpy())
         loss, num_labeled, step = program.train_batches(
             self._net, examples, recipe.batch_size, settings, self._moments, learning_rates, keys, self._step

@@ -43,8 +43,7 @@ def optimizer_step(
         for k in range(net.num_weights):
             net.gradients[k] += l1 * np.sign(net.params[k]) + l2 * net.params[k]
     if settings.optimizer >= ADAM:
-        decay = settings.weight_decay
-        _adam_step(net, moments[0], moments[1], learning_rate, decay, step, settings.optimizer == ADAMW)
+        _adam_step(net, moments, settings, learning_rate, step)
     else:
         _sgd_step(net, moments[0], settings, learning_rate)
 
@@ -54,11 +53,8 @@ def _sgd_step(net: Arrays, buffer: Float32Array, settings: OptimizerSettings, le
     """Gradient descent with classical or Nesterov's momentum."""
     never_inline()
     params, gradients, is_nesterov = net.params, net.gradients, settings.optimizer == NESTEROV
-    rate, mu, decay = (
-        np.float32(learning_rate),
-        np.float32(settings.momentum),
-        np.float32(settings.weight_decay),
-    )
+    rate, mu = np.float32(learning_rate), np.float32(settings.momentum)
+    decay = np.float32(settings.weight_decay)
     for k in range(len(params)):
         gradient = gradients[k] + decay * params[k]
         if mu:
@@ -69,22 +65,17 @@ def _sgd_step(net: Arrays, buffer: Float32Array, settings: OptimizerSettings, le
 
 @compile_kernel(error_model="numpy")
 def _adam_step(
-    net: Arrays,
-    means: Float32Array,
-    squares: Float32Array,
-    learning_rate: float,
-    weight_decay: float,
-    step: int,
-    is_decoupled: bool,
+    net: Arrays, moments: Float32Array, settings: OptimizerSettings, learning_rate: float, step: int
 ) -> None:
     """Adam (Kingma & Ba 2015, Algorithm 1), or AdamW (Loshchilov & Hutter 2019, Algorithm 2)."""
     never_inline()
-    params, gradients = net.params, net.gradients
+    params, gradients, means, squares = net.params, net.gradients, moments[0], moments[1]
+    is_decoupled = settings.optimizer == ADAMW
     one, rate = np.float32(1), np.float32(learning_rate / (1 - BETA1**step))
     scale = np.float32(1 / np.sqrt(1 - BETA2**step))
     beta1, beta2, epsilon = np.float32(BETA1), np.float32(BETA2), np.float32(EPSILON)
-    decay = np.float32(0 if is_decoupled else weight_decay)
-    shrink = np.float32(1 - learning_rate * weight_decay if is_decoupled else 1)
+    decay = np.float32(0 if is_decoupled else settings.weight_decay)
+    shrink = np.float32(1 - learning_rate * settings.weight_decay if is_decoupled else 1)
     for k in range(len(params)):
         gradient = gradients[k] + decay * params[k]
         means[k] += (one - beta1) * (gradient - means[k])

@@ -91,6 +91,8 @@ def connect_layers(
             is_flat = True
             continue
         target = _target(layer, slot, is_flat, is_input=not connections)
+        if not target.channels:
+            raise UnsupportedError(f"the layer {layer.name!r} has no outputs")
         connections.append(Connection(layer, slot, target, _mask(layer, masks)))
         slot = target
     if not connections or not isinstance(connections[-1].layer.module, nn.Linear):
@@ -134,12 +136,8 @@ def _target(layer: ChainLayer, source: Slot, is_flat: bool, is_input: bool) -> S
     if isinstance(module, nn.Conv2d):
         kernel, stride, padding, dilation = convolution_settings(module)
         source.border = max(padding)
-        sides = [
-            (side + 2 * p - d * (k - 1) - 1) // s + 1
-            for side, k, s, p, d in zip(
-                (source.height, source.width), kernel, stride, padding, dilation, strict=True
-            )
-        ]
+        axes = zip((source.height, source.width), kernel, stride, padding, dilation, strict=True)
+        sides = [(side + 2 * p - d * (k - 1) - 1) // s + 1 for side, k, s, p, d in axes]
         if is_flat or module.in_channels != source.channels or min(sides) < 1:
             raise UnsupportedError(f"the layer {layer.name!r} does not fit its input")
         return Slot(module.out_channels, sides[0], sides[1])

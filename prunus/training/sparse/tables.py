@@ -22,9 +22,8 @@ class Parameter:
 
     def __init__(self, tensor: Tensor, mask: Tensor | None, first: int) -> None:
         self.tensor = tensor
-        self.indices = (
-            torch.arange(tensor.numel()) if mask is None else mask.cpu().reshape(-1).nonzero().reshape(-1)
-        )
+        all_indices = torch.arange(tensor.numel())
+        self.indices = all_indices if mask is None else all_indices[mask.cpu().reshape(-1)]
         """The flat indices of the kept entries."""
         self.first, self.last = first, first + len(self.indices)
 

@@ -7,6 +7,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from prunus.training.modes import restored_modes
+
 
 class UnsupportedError(Exception):
     """The sparse backend cannot compute a model; the message is a clause that says why."""
@@ -65,10 +67,8 @@ def trace_layers(model: nn.Module) -> list[ChainLayer]:
         UnsupportedError: The model is not a chain of supported layers.
     """
     for name, module in model.named_modules():
-        if any(
-            getattr(module, f"_{kind}_hooks")
-            for kind in ("forward", "forward_pre", "backward", "backward_pre")
-        ):
+        hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        if any(getattr(module, kind) for kind in hooks):
             raise UnsupportedError(f"the module {name or type(module).__name__!r} has hooks")
     graphs = [_trace(model, is_training) for is_training in (False, True)]
     if str(graphs[0]) != str(graphs[1]):
@@ -89,16 +89,13 @@ def trace_layers(model: nn.Module) -> list[ChainLayer]:
 
 
 def _trace(model: nn.Module, is_training: bool) -> fx.Graph:
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in modes:
+    with restored_modes(model):
+        for module in model.modules():
             module.training = is_training
-        return fx.Tracer().trace(model)
-    except Exception as error:  # a user's forward may fail in any way on a symbolic input
-        raise UnsupportedError(f"its forward pass cannot be traced ({type(error).__name__})") from error
-    finally:
-        for module, mode in modes:
-            module.training = mode
+        try:
+            return fx.Tracer().trace(model)
+        except Exception as error:  # a user's forward may fail in any way on a symbolic input
+            raise UnsupportedError(f"its forward pass cannot be traced ({type(error).__name__})") from error
 
 
 def _name(node: fx.Node) -> str:
@@ -108,32 +105,27 @@ def _name(node: fx.Node) -> str:
 def _layer(node: fx.Node, modules: dict[str, nn.Module]) -> ChainLayer:
     """The layer of a node. Raises UnsupportedError."""
     if node.op == "call_module":
-        module = modules[str(node.target)]
-        kind = _MODULES.get(type(module))
+        name, module = str(node.target), modules[str(node.target)]
+        kind, settings, what = _MODULES.get(type(module)), vars(module), f"the layer {name!r}"
         if kind is None:
-            raise UnsupportedError(f"the layer {node.target!r} is a {type(module).__name__}")
-        settings = module.__dict__
-        window, stride = _pooling(node, settings) if kind == "max_pool" else (0, 0)
-        if kind == "flatten" and (settings["start_dim"], settings["end_dim"]) != (1, -1):
-            raise UnsupportedError(f"the layer {node.target!r} does not flatten all dimensions")
+            raise UnsupportedError(f"{what} is a {type(module).__name__}")
         if kind == "dropout" and (not module.training or settings["p"] == 0):
             kind = "identity"
-        return ChainLayer(kind, module, str(node.target), window, stride)
-    kind = _FUNCTIONS.get(node.target)
-    if kind is None:
-        raise UnsupportedError(f"its forward pass uses {_name(node)}")
-    arguments = _arguments(node)
-    if kind == "flatten" and (arguments.get("start_dim", 0), arguments.get("end_dim", -1)) != (1, -1):
-        raise UnsupportedError(f"{_name(node)} does not flatten all dimensions")
-    window, stride = _pooling(node, arguments) if kind == "max_pool" else (0, 0)
-    return ChainLayer(kind, None, "", window, stride)
+    else:
+        name, module = "", None
+        kind, settings, what = _FUNCTIONS.get(node.target), _arguments(node), _name(node)
+        if kind is None:
+            raise UnsupportedError(f"its forward pass uses {what}")
+    if kind == "flatten" and (settings.get("start_dim", 0), settings.get("end_dim", -1)) != (1, -1):
+        raise UnsupportedError(f"{what} does not flatten all dimensions")
+    window, stride = _pooling(node, settings) if kind == "max_pool" else (0, 0)
+    return ChainLayer(kind, module, name, window, stride)
 
 
 def _arguments(node: fx.Node) -> dict[str, Any]:
     """The arguments of a function behind the input, by name."""
-    names = {"flatten": ("start_dim", "end_dim")}.get(
-        _name(node), ("kernel_size", "stride", "padding", "dilation")
-    )
+    pooling, flattening = ("kernel_size", "stride", "padding", "dilation"), ("start_dim", "end_dim")
+    names = flattening if _name(node) == "flatten" else pooling
     return {**dict(zip(names, node.args[1:], strict=False)), **node.kwargs}
 
 

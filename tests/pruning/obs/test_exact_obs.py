@@ -15,13 +15,13 @@ from prunus.masks import all_kept, mask_density
 from prunus.pruning.density import num_to_keep
 from prunus.pruning.matrix import to_matrix
 from prunus.pruning.obs.exact_obs import ExactObs
-from prunus.pruning.obs.hessian import layer_hessians, relative_output_errors
+from prunus.pruning.obs.hessian import layer_hessians
 from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES, Block, NByM, parse_scope
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
-from layers import IN, OUT, N, convolution, correlated, linear
+from layers import IN, OUT, N, convolution, correlated, linear, relative_output_errors
 from objectives import sparse_gpt
 
 

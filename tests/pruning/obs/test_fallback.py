@@ -13,7 +13,7 @@ from prunus.masks import all_kept, apply_masks
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.methods import METHODS, pruning_method, with_options
 from prunus.pruning.obs.exact_obs import exact_obs_state
-from prunus.pruning.obs.hessian import LayerHessian, layer_hessians, relative_output_errors
+from prunus.pruning.obs.hessian import LayerHessian, layer_hessians
 from prunus.pruning.obs.objective import make_objective
 from prunus.pruning.obs.sparse_gpt import SparseGpt
 from prunus.pruning.obs.state import prune_in_steps
@@ -24,6 +24,7 @@ from prunus.seeds import make_generator
 from prunus.types import Split
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
+from layers import relative_output_errors
 from objectives import sparse_gpt
 
 ROWS, COLUMNS = 8, 48

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from prunus.errors import DensityError, ModelError, NonFiniteError, StatisticsError
 from prunus.pruning.density import num_to_keep
 from prunus.pruning.obs.exact_obs import ExactObs
-from prunus.pruning.obs.hessian import layer_hessians, relative_output_errors
+from prunus.pruning.obs.hessian import layer_hessians
 from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
 import tiny_networks
-from layers import IN, N, correlated, draw, linear
+from layers import IN, N, correlated, draw, linear, relative_output_errors
 from objectives import admm, sparse_gpt
 
 METHODS = {

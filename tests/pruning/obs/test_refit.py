@@ -12,7 +12,7 @@ from prunus.errors import ModelError, StatisticsError
 from prunus.masks import all_kept, apply_masks
 from prunus.pruning.methods import METHODS, pruning_method
 from prunus.pruning.obs.exact_obs import exact_obs_state
-from prunus.pruning.obs.hessian import layer_hessians, relative_output_errors
+from prunus.pruning.obs.hessian import layer_hessians
 from prunus.pruning.obs.refit import refit, refit_layers
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.prunable import prunable_weights
@@ -21,7 +21,7 @@ from prunus.types import Split
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
 import tiny_networks
-from layers import convolution, correlated, draw, linear
+from layers import convolution, correlated, draw, linear, relative_output_errors
 
 NAN = float("nan")
 
@@ -74,7 +74,7 @@ def test_refit_of_sparse_gpt_at_2_4_is_as_good_as_published_updates():
     weights, inputs = prunable_weights(model), correlated(400, 64).float().relu()
     hessians = layer_hessians(model, weights, inputs)
     result = METHODS["sparse_gpt"].prune_layers(hessians, weights, 0.5, SCOPES["2:4"])
-    fitted = refit_layers(hessians, weights, result)
+    fitted = refit_layers([hessians], weights, result)
     before, after = (
         relative_output_errors(hessians, weights, done.weights)["weight"] for done in (result, fitted)
     )

@@ -66,7 +66,7 @@ def test_own_function_trains_between_rounds(data):
         ([0.5], {}, SpecError, "got 0 recipes"),
         (0.5, {"retrain": RECIPE}, SpecError, "Expected a list of densities and a list of recipes"),
         ([0.5], {"retrain": [RECIPE], "fit": print}, SpecError, "got 1 recipes and fit"),
-        ([0.5], {"fit": 3}, SpecError, "function of the model"),
+        ([0.5], {"fit": 3}, SpecError, r"function \(model\) that"),
         ([0.5], {"fit": print, "checkpoints": "folder"}, SpecError, "got both"),
     ],
 )

@@ -1,14 +1,9 @@
 """The rules of all operators; importing this package registers them."""
 
-from prunus.pruning.structured.rules import joins as joins
-from prunus.pruning.structured.rules import normalization as normalization
-from prunus.pruning.structured.rules import parts as parts
-from prunus.pruning.structured.rules import products as products
-from prunus.pruning.structured.rules import recurrent as recurrent
+from prunus.pruning.structured.rules import joins, normalization, parts, products, recurrent  # noqa: F401
 from prunus.pruning.structured.rules.convolutions import KERNEL as KERNEL
 from prunus.pruning.structured.rules.convolutions import removes_whole_groups as removes_whole_groups
 from prunus.pruning.structured.rules.elementwise import elementwise as elementwise
 from prunus.pruning.structured.rules.joins import GENERATORS as GENERATORS
 from prunus.pruning.structured.rules.registry import RULES as RULES
 from prunus.pruning.structured.rules.registry import UnsupportedCall as UnsupportedCall
-from prunus.pruning.structured.rules.registry import fixed as fixed

@@ -1,85 +1,57 @@
 """Normalization and reductions."""
 
-import torch
+from dataclasses import replace
 
-from prunus.pruning.structured.labels import Coupling, LabelLayer, Labels
-from prunus.pruning.structured.rules.elementwise import elementwise
-from prunus.pruning.structured.rules.registry import (
-    ResultShapes,
-    RuleArguments,
-    RuleResult,
-    fixed,
-    operand,
-    output_shape,
-    register_rule,
-)
+from prunus.pruning.structured.labels import Coupling, LabelLayer, Labels, Shape
+from prunus.pruning.structured.rules.elementwise import elementwise, scale_and_shift
+from prunus.pruning.structured.rules.registry import Arguments, operand, register_rule
+
+NORMALIZED = "the values are normalized over the channels"
+
+
+def _fix_all_but_channels(coupling: Coupling, value: Labels) -> Labels:
+    dims = (dim for dim in range(len(value.shape)) if dim != 1)
+    return coupling.fix(value, *dims, reason="statistics are computed over this dimension")
 
 
 @register_rule("batch_norm", "_native_batch_norm_legit_no_training", "instance_norm")
-def _batch_norm(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> RuleResult:
+def _batch_norm(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
     """Normalization of every channel alone, with statistics over other dimensions."""
-    value, shape = a["input"], shapes[0]
-    assert shape is not None
-    for dim in range(len(shape)):
-        if dim != 1:
-            value = coupling.fix(value, dim, "statistics are computed over this dimension")
-    tensors = [a.get(name) for name in ("weight", "bias", "running_mean", "running_var")]
-    layer = value.layer(1)
-    vectors = [layer.atoms if layer else None]
-    present = [tensor for tensor in tensors if tensor is not None]
-    vectors += [tensor.layers[0].atoms if tensor.layers else None for tensor in present]
-    vector = coupling.join(vectors, "the number of channels is fixed")
-    affine = tensors[0] is not None and all(x.layers[0].zero for x in tensors[:2] if x and x.layers)
-    result = Labels(shape, () if vector is None else (LabelLayer((1,), vector, affine),))
-    return result if len(shapes) == 1 else [result, *[None] * (len(shapes) - 1)]
+    value = _fix_all_but_channels(coupling, a["input"])
+    names = ("weight", "bias", "running_mean", "running_var")
+    tensors: dict[str, Labels] = {name: a[name] for name in names if a.get(name) is not None}
+    vectors = [value.ids(1), *(tensor.ids(0) for tensor in tensors.values())]
+    ids = coupling.join(vectors, "the number of channels is fixed")
+    affine = [layer.zero for name in ("weight", "bias") if name in tensors for layer in tensors[name].layers]
+    zero = "weight" in tensors and all(affine)
+    return Labels(shape, () if ids is None else (LabelLayer((1,), ids, zero),))
 
 
 @register_rule("layer_norm", "native_layer_norm", "rms_norm")
-def _layer_norm(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> RuleResult:
+def _layer_norm(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
     """Normalization over the last dimensions: removal changes the statistics, so that it is not exact."""
-    value, shape = a["input"], shapes[0]
-    assert shape is not None
-    count = len(a["normalized_shape"])
-    for layer in value.layers:
-        inside = [dim for dim in layer.dims if dim >= len(shape) - count]
-        for dim in inside if len(layer.dims) > 1 else []:
-            if len((value.layer(dim) or layer).dims) > 1:
-                value = coupling.fix(value, dim, "")
-    for position in range(count):
-        dim = len(shape) - count + position
-        if (vector := value.layer(dim)) is not None:
-            coupling.mark_inexact(vector.atoms, "the values are normalized over the channels")
-            coupling.constant("normalized_shape", position, vector.atoms)
-    for name in ("weight", "bias"):
-        if a.get(name) is not None:
-            operation = torch.mul if name == "weight" else torch.add
-            value = elementwise(coupling, operation, [value, a[name]], {}, shape)
-    return value if len(shapes) == 1 else [value, *map(fixed, shapes[1:])]
+    value = a["input"]
+    first = len(shape) - len(a["normalized_shape"])
+    for dim in range(first, len(shape)):
+        value = coupling.fix_split(value, dim)
+        if (ids := value.ids(dim)) is not None:
+            coupling.mark_inexact(ids, NORMALIZED)
+            coupling.constant("normalized_shape", dim - first, ids)
+    return scale_and_shift(coupling, value, a)
 
 
 @register_rule("group_norm", "native_group_norm")
-def _group_norm(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> RuleResult:
+def _group_norm(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
     """Normalization of groups of channels: whole groups are removed, which is exact; of one group, it is not."""
-    value, shape = a["input"], shapes[0]
-    assert shape is not None
-    groups = a.get("num_groups", a.get("group"))
-    for dim in range(len(shape)):
-        if dim != 1:
-            value = coupling.fix(value, dim, "statistics are computed over this dimension")
-    if (layer := value.layer(1)) is not None:
-        if groups == 1:
-            coupling.mark_inexact(layer.atoms, "the values are normalized over the channels")
-        else:
-            by_group = layer.atoms.reshape(groups, -1)
-            coupling.tie(by_group[:, :1], by_group)
-            coupling.constant("num_groups", None, by_group[:, :1])
-    for name in ("weight", "bias"):
-        if (tensor := a.get(name)) is not None:
-            tensor = Labels((*tensor.shape, *[1] * (len(shape) - 2)), tensor.layers)
-            value = elementwise(
-                coupling, torch.mul if name == "weight" else torch.add, [value, tensor], {}, shape
-            )
-    return value if len(shapes) == 1 else [value, *map(fixed, shapes[1:])]
+    value = _fix_all_but_channels(coupling, a["input"])
+    groups: int = a["num_groups"] if "num_groups" in a else a["group"]
+    if (ids := value.ids(1)) is not None and groups == 1:
+        coupling.mark_inexact(ids, NORMALIZED)
+    elif ids is not None:
+        by_group = ids.reshape(groups, -1)
+        coupling.tie(by_group[:, :1], by_group)
+        coupling.constant("num_groups", None, by_group[:, :1])
+    return scale_and_shift(coupling, value, a, dims_after=len(shape) - 2)
 
 
 EXACT_REDUCTIONS = ("sum", "norm", "linalg_vector_norm", "nansum")
@@ -88,44 +60,35 @@ EXACT_REDUCTIONS = ("sum", "norm", "linalg_vector_norm", "nansum")
 
 @register_rule("mean", "sum", "amax", "amin", "var", "std", "prod", "norm", "linalg_vector_norm", "logsumexp",
       "any", "all", "max", "min", "nansum")  # fmt: skip
-def _reduction(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> RuleResult:
+def _reduction(coupling: Coupling, a: Arguments, shape: Shape) -> Labels | list[Labels]:
     """A reduction over some or all dimensions."""
-    assert coupling.node is not None
-    value, name = operand(a), str(coupling.node.target).split(".")[1]
+    value, name = operand(a), coupling.operator
     if isinstance(a.get("other"), Labels):  # the elementwise maximum of two tensors
-        return elementwise(coupling, coupling.node.target, [value, a["other"]], {}, output_shape(shapes))
-    requested_dims = a.get("dim")
-    requested_dims = [requested_dims] if isinstance(requested_dims, int) else requested_dims
+        return elementwise(coupling, coupling.node.target, [value, a["other"]], {}, shape)
+    dims = [a["dim"]] if isinstance(a.get("dim"), int) else a.get("dim")
     ndim = len(value.shape)
-    reduced = sorted({dim % ndim for dim in requested_dims} if requested_dims else range(ndim))
-    for dim in reduced:
+    reduced = {dim % ndim for dim in dims} if dims else set(range(ndim))
+    for dim in sorted(reduced):
         if (layer := value.layer(dim)) is not None and len(layer.dims) > 1:
-            value = coupling.fix(value, dim, "")
+            value = coupling.fix(value, dim)
         elif layer is not None and not (name in EXACT_REDUCTIONS and layer.zero):
-            coupling.mark_inexact(layer.atoms, f"{name} is computed over the channels")
-    keep = a.get("keepdim", False)
-    dims = {
-        old: old if keep else old - sum(r < old for r in reduced) for old in range(ndim) if old not in reduced
-    }
-    layers = []
-    for layer in value.layers:
-        if all(dim in dims for dim in layer.dims):
-            zero = layer.zero and name not in ("logsumexp",)
-            layers.append(LabelLayer(tuple(dims[dim] for dim in layer.dims), layer.atoms, zero))
-    results: list[Labels | None] = [
-        None if shape is None else Labels(shape, tuple(layers)) for shape in shapes
+            coupling.mark_inexact(layer.ids, f"{name} is computed over the channels")
+    layers = [
+        replace(layer, zero=layer.zero and name != "logsumexp")
+        for layer in value.layers
+        if reduced.isdisjoint(layer.dims)
     ]
-    return results if len(results) > 1 else results[0]  # type: ignore[return-value]
+    result = Labels(value.shape, tuple(layers))
+    if not a.get("keepdim", False):
+        result = result.moved(shape, lambda dim: dim - sum(r < dim for r in reduced))
+    return [replace(result, shape=shape) for shape in coupling.shapes]
 
 
 @register_rule("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "cumprod")
-def _softmax(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
+def _softmax(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
     """A function of all entries along one dimension, for each of the other positions."""
-    value: Labels = a["self"]
-    dim = a["dim"] % len(value.shape)
-    if (layer := value.layer(dim)) is not None:
-        if len(layer.dims) > 1:
-            value = coupling.fix(value, dim, "")
-        else:
-            coupling.mark_inexact(layer.atoms, "the values are normalized over the channels")
-    return Labels(value.shape, tuple(LabelLayer(layer.dims, layer.atoms, False) for layer in value.layers))
+    value, dim = a["self"], a["dim"] % len(shape)
+    if (layer := value.layer(dim)) is not None and len(layer.dims) == 1:
+        coupling.mark_inexact(layer.ids, NORMALIZED)
+    value = coupling.fix_split(value, dim)
+    return Labels(shape, tuple(replace(layer, zero=False) for layer in value.layers))

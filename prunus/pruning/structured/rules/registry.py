@@ -1,27 +1,17 @@
 """The registry of rules: how each operator carries channel labels from its inputs to its outputs.
 
-`RULES` has one function per operator name: `rule(coupling, arguments, shapes)`, with the arguments by the names of the
-operator's schema and `Labels` in place of tensors, returns the labels of the results. An operator with no rule that is
-not elementwise is refused (`walk.label_graph`).
+`RULES` has one function per operator name: `rule(coupling, arguments, shape)`, with the arguments by the names of the
+operator's schema and `Labels` in place of tensors, and the shape of the first result, returns the labels of the first
+result, or of each of several. An operator with no rule that is not elementwise is refused (`walk.label_graph`).
 """
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from prunus.pruning.structured.labels import Coupling, Labels
+from prunus.pruning.structured.labels import Coupling, Labels, Shape
 
-RuleArguments = dict[str, Any]
-
-
-ResultShapes = list[tuple[int, ...] | None]
-
-
-RuleResult = Labels | list[Labels | None]
-
-
-Rule = Callable[[Coupling, RuleArguments, ResultShapes], RuleResult]
-
-
+Arguments = dict[str, Any]
+Rule = Callable[[Coupling, Arguments, Shape], Labels | list[Labels]]
 RuleFunction = TypeVar("RuleFunction", bound=Rule)
 
 RULES: dict[str, Rule] = {}
@@ -41,18 +31,7 @@ def register_rule(*names: str) -> Callable[[RuleFunction], RuleFunction]:
     return register
 
 
-def output_shape(shapes: ResultShapes) -> tuple[int, ...]:
-    """The shape of the only result."""
-    assert shapes[0] is not None
-    return shapes[0]
-
-
-def operand(a: RuleArguments) -> Labels:
+def operand(a: Arguments) -> Labels:
     """The tensor that an operator is called on: its argument `self` or `input`."""
     value: Labels = a["self"] if "self" in a else a["input"]
     return value
-
-
-def fixed(shape: tuple[int, ...] | None) -> Labels | None:
-    """A tensor that no channel can be removed from."""
-    return None if shape is None else Labels(shape)

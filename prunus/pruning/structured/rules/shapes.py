@@ -7,22 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunus.pruning.structured.labels import Atoms, Coupling, LabelLayer, Labels
-from prunus.pruning.structured.rules.registry import (
-    ResultShapes,
-    RuleArguments,
-    operand,
-    output_shape,
-    register_rule,
-)
+from prunus.pruning.structured.labels import ChannelIds, Coupling, LabelLayer, Labels, Shape
+from prunus.pruning.structured.rules.registry import Arguments, operand, register_rule
 
 
 @register_rule(
     "view", "reshape", "_unsafe_view", "flatten", "unflatten", "_reshape_alias", "view_as", "reshape_as"
 )
-def _view(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
+def _view(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
     """Another shape of the same entries, in the same order."""
-    value, shape = operand(a), output_shape(shapes)
+    value = operand(a)
     result = reshape(coupling, value, shape)
     name = next((name for name in ("size", "shape", "sizes") if isinstance(a.get(name), list | tuple)), None)
     if name is not None:
@@ -46,11 +40,11 @@ def note_sizes(
     for position, size in enumerate(sizes):
         layer = result.layer(first + position)
         if layer is not None and size != -1:
-            entries = np.moveaxis(layer.atoms, layer.dims.index(first + position), 0)
+            entries = np.moveaxis(layer.ids, layer.dims.index(first + position), 0)
             coupling.constant(argument, position, entries, is_ambiguous=-1 in sizes)
 
 
-def reshape(coupling: Coupling, value: Labels, shape: tuple[int, ...]) -> Labels:
+def reshape(coupling: Coupling, value: Labels, shape: Shape) -> Labels:
     """The labels of a tensor in another shape.
 
     Dimensions of both shapes are split into blocks of equal size that are reshaped separately: [B, T | H x D] to
@@ -68,11 +62,11 @@ def reshape(coupling: Coupling, value: Labels, shape: tuple[int, ...]) -> Labels
     blocks = _blocks(value.shape, shape)
     for old, new in blocks:
         if not _is_same(value.shape, old, shape, new):
-            for dim in [dim for dim in old if value.layer(dim) is not None][1:]:
-                value = coupling.fix(value, dim, "the dimension is merged with other channels")
+            labeled = [dim for dim in old if value.layer(dim) is not None]
+            value = coupling.fix(value, *labeled[1:], reason="the dimension is merged with other channels")
     layers: list[LabelLayer] = []
     for layer in value.layers:
-        atoms, dims = layer.atoms, list[int]()
+        ids, dims = layer.ids, list[int]()
         for axis in reversed(range(len(layer.dims))):
             dim = layer.dims[axis]
             old, new = next(block for block in blocks if dim in block[0])
@@ -80,9 +74,9 @@ def reshape(coupling: Coupling, value: Labels, shape: tuple[int, ...]) -> Labels
                 dims.insert(0, new[old.index(dim)])
             else:
                 sizes = [value.shape[d] for d in old]
-                atoms = _reshape_axis(atoms, axis, sizes, old.index(dim), [shape[d] for d in new])
+                ids = _reshape_axis(ids, axis, sizes, old.index(dim), [shape[d] for d in new])
                 dims = [*new, *dims]
-        layers += _varying(coupling, atoms, dims, layer.zero)
+        layers += _varying(coupling, ids, dims, layer.zero)
     return _separate(coupling, shape, layers)
 
 
@@ -91,16 +85,16 @@ def _is_same(old_shape: Sequence[int], old: list[int], shape: Sequence[int], new
     return [old_shape[dim] for dim in old] == [shape[dim] for dim in new]
 
 
-def _reshape_axis(atoms: Atoms, axis: int, old: list[int], place: int, new: list[int]) -> Atoms:
+def _reshape_axis(ids: ChannelIds, axis: int, old: list[int], place: int, new: list[int]) -> ChannelIds:
     """Reshape the axis that is one of the dimensions `old`, along the others of which labels do not vary."""
-    moved = np.moveaxis(atoms, axis, -1)
+    moved = np.moveaxis(ids, axis, -1)
     rest = moved.shape[:-1]
     in_block = moved.reshape(*rest, *(size if i == place else 1 for i, size in enumerate(old)))
     reshaped = np.broadcast_to(in_block, (*rest, *old)).reshape(*rest, *new)
     return np.moveaxis(reshaped, range(len(rest), len(rest) + len(new)), range(axis, axis + len(new)))
 
 
-def _blocks(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
+def _blocks(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
     """Split the dimensions of two shapes of equal size into the shortest runs of equal size.
 
     >>> _blocks((2, 8, 32), (16, 4, 8))
@@ -123,31 +117,31 @@ def _blocks(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int],
     return blocks
 
 
-def _varying(coupling: Coupling, atoms: Atoms, dims: Sequence[int], zero: bool) -> list[LabelLayer]:
+def _varying(coupling: Coupling, ids: ChannelIds, dims: Sequence[int], zero: bool) -> list[LabelLayer]:
     """The layer of the dimensions along which labels vary."""
     varying = []
     for axis, dim in enumerate(dims):
-        first = atoms.take([0], axis)
-        if atoms.shape[axis] > 1 and not (atoms == first).all():
+        first = ids.take([0], axis)
+        if ids.shape[axis] > 1 and not (ids == first).all():
             varying.append(dim)
         else:
-            atoms = first
+            ids = first
     if not varying:
-        coupling.block(atoms, "removing one channel would remove a whole dimension")
+        coupling.block(ids, "removing one channel would remove a whole dimension")
         return []
     order = sorted(range(len(dims)), key=lambda axis: dims[axis])
-    atoms = atoms.transpose(order)
+    ids = ids.transpose(order)
     varying_axes = [axis for axis, original in enumerate(order) if dims[original] in varying]
-    shape = [atoms.shape[axis] for axis in varying_axes]
-    return [LabelLayer(tuple(sorted(varying)), atoms.reshape(shape), zero)]
+    shape = [ids.shape[axis] for axis in varying_axes]
+    return [LabelLayer(tuple(sorted(varying)), ids.reshape(shape), zero)]
 
 
-def _separate(coupling: Coupling, shape: tuple[int, ...], layers: Sequence[LabelLayer]) -> Labels:
+def _separate(coupling: Coupling, shape: Shape, layers: Sequence[LabelLayer]) -> Labels:
     """Labels of these layers; those that label one dimension together are blocked."""
     separate = []
     for layer in layers:
         if any(set(layer.dims) & set(other.dims) for other in layers if other is not layer):
-            coupling.block(layer.atoms, "two kinds of channels are merged into one dimension")
+            coupling.block(layer.ids, "two kinds of channels are merged into one dimension")
         else:
             separate.append(layer)
     return Labels(shape, tuple(separate))
@@ -158,73 +152,40 @@ def _separate(coupling: Coupling, shape: tuple[int, ...], layers: Sequence[Label
     "expand", "expand_as", "repeat", "repeat_interleave", "tile", "roll", "flip", "rot90", "diagonal", "unfold",
     "pixel_shuffle", "pixel_unshuffle", "atleast_1d", "atleast_2d",
 )  # fmt: skip
-def _moved(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
-    """Any operator that only moves or repeats entries."""
-    value = operand(a)
-    name = str(getattr(coupling.node, "target", "")).split(".")[1]
-    if not value.layers:
-        return Labels(output_shape(shapes))
-    if name == "unfold":
-        value = coupling.fix(value, a["dimension"] % len(value.shape), "a window slides over this dimension")
-    result = _run_on_labels(coupling, a, value)[0]
-    sizes = next((a[key] for key in ("size",) if isinstance(a.get(key), list | tuple)), None)
-    if name == "expand" and sizes is not None:
-        note_sizes(coupling, result, "size", sizes)
+def _moved(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
+    """Any operator that only moves or repeats entries: it is run on the labels."""
+    value, target = operand(a), coupling.node.target
+    if coupling.operator == "unfold":
+        value = coupling.fix(
+            value, a["dimension"] % len(value.shape), reason="a window slides over this dimension"
+        )
+    layers: list[LabelLayer] = []
+    for layer in value.layers:
+        sizes = [size if dim in layer.dims else 1 for dim, size in enumerate(value.shape)]
+        ids = torch.tensor(layer.ids).reshape(sizes).expand(value.shape)
+        arguments = [_stand_in(x, operand(a), ids) for x in a.values()]
+        in_schema = zip(arguments, target._schema.arguments, strict=True)  # type: ignore[union-attr]
+        output = target(*(x for x, argument in in_schema if not argument.kwarg_only))  # type: ignore[operator]
+        index = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in output.stride())
+        layers += _varying(coupling, output[index].numpy(), range(output.dim()), layer.zero)
+    result = _separate(coupling, shape, layers)
+    if coupling.operator == "expand":
+        note_sizes(coupling, result, "size", a["size"])
     return result
 
 
-@register_rule("channel_shuffle", "native_channel_shuffle")
-def _channel_shuffle(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
-    """The channels of groups, interleaved: the same channels are removed from every group."""
-    value = operand(a)
-    groups, shape = a["groups"], value.shape
-    split_shape = (shape[0], groups, shape[1] // groups, *shape[2:])
-    value = coupling.fix(reshape(coupling, value, split_shape), 1, "the number of groups is fixed")
-    swapped = (shape[0], shape[1] // groups, groups, *shape[2:])
-    layers = tuple(LabelLayer((1,), x.atoms, x.zero) if x.dims == (2,) else x for x in value.layers)
-    return reshape(coupling, Labels(swapped, layers), shape)
-
-
-def _run_on_labels(coupling: Coupling, a: RuleArguments, value: Labels) -> list[Labels]:
-    """Run the operator of the node on the labels of a tensor.
-
-    Args:
-        coupling: Collects what is coupled.
-        a: RuleArguments of the operator; other tensors stand for their shapes only.
-        value: Labels of the tensor among them.
-
-    Returns:
-        The labels of each result.
-    """
-    assert coupling.node is not None
-    target: Any = coupling.node.target
-    layers: list[list[LabelLayer]] = []
-    outputs: Sequence[Tensor] = []
-    for layer in value.layers:
-        labels = _expand(torch.tensor(layer.atoms), layer.dims, value.shape)
-        arguments = [_stand_in(x, value, labels) for x in a.values()]
-        in_schema = zip(arguments, target._schema.arguments, strict=True)
-        positional = [x for x, argument in in_schema if not argument.kwarg_only]
-        result = target(*positional)
-        outputs = result if isinstance(result, list | tuple) else [result]
-        layers.append([_reduce(coupling, output, layer.zero) for output in outputs])  # type: ignore[misc]
-    return [
-        _separate(coupling, tuple(output.shape), [part for parts in layers for part in parts[i]])  # type: ignore[attr-defined]
-        for i, output in enumerate(outputs)
-    ]
-
-
-def _expand(labels: Tensor, dims: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
-    return labels.reshape([size if dim in dims else 1 for dim, size in enumerate(shape)]).expand(shape)
-
-
-def _stand_in(argument: Any, value: Labels, labels: Tensor) -> Any:
+def _stand_in(argument: Any, value: Labels, ids: Tensor) -> Any:
+    """An argument of the operator that is run on ids: other tensors stand for their shapes only."""
     if argument is value:
-        return labels
+        return ids
     return torch.empty(argument.shape, device="meta") if isinstance(argument, Labels) else argument
 
 
-def _reduce(coupling: Coupling, output: Tensor, zero: bool) -> list[LabelLayer]:
-    """The layer of a result that is a tensor of labels, without the dimensions along which they do not vary."""
-    index = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in output.stride())
-    return _varying(coupling, output[index].numpy(), range(output.dim()), zero)
+@register_rule("channel_shuffle", "native_channel_shuffle")
+def _channel_shuffle(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
+    """The channels of groups, interleaved: the same channels are removed from every group."""
+    groups, size = a["groups"], shape[1] // a["groups"]
+    value = reshape(coupling, operand(a), (shape[0], groups, size, *shape[2:]))
+    value = coupling.fix(value, 1, reason="the number of groups is fixed")
+    swapped = value.moved((shape[0], size, groups, *shape[2:]), lambda dim: 1 if dim == 2 else dim)
+    return reshape(coupling, swapped, shape)

@@ -105,6 +105,9 @@ class SupermaskLayer:
             upstream: The gradient of the loss with respect to the effective weights, g.
             effective: The effective weights of this step, w'.
             out: The tensor that the gradient of the scores is written to; what it holds is overwritten.
+
+        Raises:
+            NotImplementedError: Each kind of mask has its own gradient.
         """
         raise NotImplementedError
 

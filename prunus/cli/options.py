@@ -46,7 +46,7 @@ def flag(name: str, text: str) -> Any:
     """Make an option without a value.
 
     Args:
-        name: The option, such as "--force".
+        name: The name of the option.
         text: The help text.
 
     Returns:

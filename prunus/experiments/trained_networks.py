@@ -30,10 +30,10 @@ def evaluate_test(model: nn.Module, data: Dataset) -> Evaluation:
 
     Args:
         model: The model.
-        data: Its data set.
+        data: The data set.
 
     Returns:
-        The metrics on the test split.
+        The evaluation.
     """
     return evaluate(model, data.test, backend="dense")
 

@@ -107,9 +107,6 @@ class SupermaskLayer(ABC):
             upstream: The gradient of the loss with respect to the effective weights, g.
             effective: The effective weights of this step, w'.
             out: The tensor that the gradient of the scores is written to; what it holds is overwritten.
-
-        Raises:
-            NotImplementedError: Each kind of mask has its own gradient.
         """
 
     def most_likely_factors(self) -> Tensor:

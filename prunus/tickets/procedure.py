@@ -24,7 +24,7 @@ from prunus.seeds import derive_seed, make_generator
 from prunus.tickets.actions import WeightHistory
 from prunus.tickets.baseline import Baseline, Needed, StepReport, final_metrics, masks_name
 from prunus.tickets.invariants import Selection, check_round, count_kept
-from prunus.tickets.rounds import Round, complete_interrupted_save, finish_rounds
+from prunus.tickets.rounds import Round, complete_interrupted_save, finish_rounds, weight_history
 from prunus.tickets.ticket import TicketSpec, warn_if_learning_rate_vanishes
 from prunus.training.state import TrainingState, clone_tensors
 from prunus.types import MaskDict, Params, Split
@@ -88,37 +88,6 @@ def run_ticket(
         if report_round is not None:
             report_round(finished_round)
     return finish_rounds(directory)
-
-
-def weight_history(ticket: TicketSpec, baseline: Baseline, previous: Round, needed: Needed) -> WeightHistory:
-    """Collect the weights that criteria and actions may use: of the baseline, of the last training, and of a redraw.
-
-    Args:
-        ticket: The settings.
-        baseline: The results of the baseline.
-        previous: The round before this one; level 0 if each level is pruned from the baseline.
-        needed: The directories of the finished dependencies, of which that of a learned supermask is read.
-
-    Returns:
-        The prunable weights by name; a redraw is on the CPU.
-    """
-
-    def prunable(model: Params) -> Params:
-        return {name: model[name] for name in previous.masks}
-
-    def redraw(seed: int) -> Params:
-        weights = ticket.weights_of(ticket.baseline.make_network(seed))
-        return {name: weight.cpu() for name, weight in clone_tensors(weights).items()}
-
-    return WeightHistory(
-        initial=prunable(baseline.initial),
-        rewind=prunable(baseline.rewind.model),
-        start=prunable(previous.start),
-        final=prunable(previous.final),
-        masks=previous.masks,
-        redraw=redraw,
-        supermask=prunable(needed["masks"].load_tensors("final")) if ticket.learned_masks else {},
-    )
 
 
 def select_masks(

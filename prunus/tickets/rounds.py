@@ -1,4 +1,4 @@
-"""One round of a ticket as a value, and its files in the directory of the run.
+"""One round of a ticket as a value, its files in the directory of the run, and the weights that the next one may use.
 
 A round is saved so that a kill between any two writes loses nothing: first the masks, then in one file everything that
 the next round and the rows need, then the rows.
@@ -9,8 +9,10 @@ from typing import Any
 
 from prunus.masks import all_kept
 from prunus.runs.directory import RunDirectory
-from prunus.tickets.baseline import Baseline, checkpoint_name, masks_name
-from prunus.training.state import strip_prefix
+from prunus.tickets.actions import WeightHistory
+from prunus.tickets.baseline import Baseline, Needed, checkpoint_name, masks_name
+from prunus.tickets.ticket import TicketSpec
+from prunus.training.state import clone_tensors, strip_prefix
 from prunus.types import MaskDict, Params
 
 LAST = "last"
@@ -60,6 +62,37 @@ class Round:
         tensors |= {f"start/{name}": tensor for name, tensor in self.start.items()}
         directory.save_tensors(LAST, tensors, {"row": self.row, "curve": self.curve})
         complete_interrupted_save(directory)
+
+
+def weight_history(ticket: TicketSpec, baseline: Baseline, previous: Round, needed: Needed) -> WeightHistory:
+    """Collect the weights that criteria and actions may use: of the baseline, of the last training, and of a redraw.
+
+    Args:
+        ticket: The settings.
+        baseline: The results of the baseline.
+        previous: The round before this one; level 0 if each level is pruned from the baseline.
+        needed: The directories of the finished dependencies, of which that of a learned supermask is read.
+
+    Returns:
+        The prunable weights by name; a redraw is on the CPU.
+    """
+
+    def prunable(model: Params) -> Params:
+        return {name: model[name] for name in previous.masks}
+
+    def redraw(seed: int) -> Params:
+        weights = ticket.weights_of(ticket.baseline.make_network(seed))
+        return {name: weight.cpu() for name, weight in clone_tensors(weights).items()}
+
+    return WeightHistory(
+        initial=prunable(baseline.initial),
+        rewind=prunable(baseline.rewind.model),
+        start=prunable(previous.start),
+        final=prunable(previous.final),
+        masks=previous.masks,
+        redraw=redraw,
+        supermask=prunable(needed["masks"].load_tensors("final")) if ticket.learned_masks else {},
+    )
 
 
 def complete_interrupted_save(directory: RunDirectory) -> None:

@@ -19,8 +19,8 @@ from prunus.seeds import derive_seed
 from prunus.tickets.baseline import Baseline, BaselineRun, BaselineSpec, Needed, StepReport, masks_name
 from prunus.tickets.invariants import EXACT_COUNTS, InvariantReport
 from prunus.tickets.monitor import tensors_equal
-from prunus.tickets.procedure import select_masks, weight_history
-from prunus.tickets.rounds import Round
+from prunus.tickets.procedure import select_masks
+from prunus.tickets.rounds import Round, weight_history
 from prunus.tickets.supermask.learned_supermask import final_scores
 from prunus.tickets.supermask.weights import WEIGHT_INITS
 from prunus.tickets.ticket import TicketSpec

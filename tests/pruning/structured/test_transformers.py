@@ -69,3 +69,36 @@ def test_groups_of_transformers_are_heads_and_hidden_units(name):
 def test_sampled_channels_of_transformers_are_right(name):
     # Patches, embeddings and classifiers are not covered; they are large in networks as small as these.
     assert check_network(name, 200) >= (0.7 if name == "vit" else 0.8)
+
+
+OTHERS = {  # sizes, the kind of inputs, and the number of exact groups
+    "ConvNext": ({"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}, "pixels", 2),
+    "Swin": (
+        {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4},
+        "pixels", 8,
+    ),
+    "RegNet": ({"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [1, 2], "groups_width": 8}, "pixels", 11),
+    "T5": (
+        {"vocab_size": 100, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "use_cache": False},
+        "both", 7,
+    ),
+    "Mamba": (
+        {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 1, "state_size": 4, "use_cache": False},
+        "words", 3,
+    ),
+}  # fmt: skip
+INPUTS = {"words": WORDS, "both": {**WORDS, "decoder_input_ids": WORDS["input_ids"]}}
+INPUTS["pixels"] = {"pixel_values": torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", OTHERS)
+def test_channels_of_other_architectures_are_right(name):
+    sizes, inputs, groups = OTHERS[name]
+    model = make(f"{name}Model", f"{name}Config", **sizes)
+    analysis = analyze(model, INPUTS[inputs])
+    removable = exact_channels(analysis)
+    order = np.random.default_rng(0).permutation(len(removable))[:12]
+    check_channels(model, analysis, [removable[i] for i in order])
+    assert sum(group.exact for group in analysis.groups) == groups

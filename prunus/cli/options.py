@@ -43,7 +43,15 @@ optional = partial(option, show_default=False)
 
 
 def flag(name: str, text: str) -> Any:
-    """Make an option without a value."""
+    """Make an option without a value.
+
+    Args:
+        name: The name of the option.
+        text: The help text.
+
+    Returns:
+        An option for `typing.Annotated`.
+    """
     return typer.Option(name, help=text)
 
 

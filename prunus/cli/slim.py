@@ -118,8 +118,8 @@ def slim(
     networks.write_network(network, path, settings)
     times = _measure(dense, network, example.to(device))
     goals = {"macs": macs, "parameters": parameters, "density": density, "latency": latency}
-    chosen = {name: value for name, value in {**goals, "file bytes": file_bytes}.items() if value is not None}
-    write_slim_page(page, report, title=Path(model).name, times=times, settings={**chosen, **settings})
+    goals = {name: value for name, value in {**goals, "file bytes": file_bytes}.items() if value is not None}
+    write_slim_page(page, report, title=Path(model).name, times=times, settings={**goals, **settings})
     if as_json:
         sizes = {"file": str(path), "file_bytes": path.stat().st_size, "page": str(page)}
         echo_json({**sizes, **settings, **report.to_json(), "latency": times})

@@ -67,9 +67,12 @@ class PrunedNetwork(TrainedNetwork):
 
         Raises:
             UnknownNameError: METHODS has no such method.
-            SpecError: The fraction of multiply-accumulates is not in (0, 1], or there are several rounds of a method
-                that only the training of the large network can follow.
+            SpecError: The arm is none of the four, the fraction of multiply-accumulates is not in (0, 1], or there are
+                several rounds of a method that only the training of the large network can follow.
         """
+        if self.arm not in (FINE_TUNED, SCRATCH_E, SCRATCH_B, TICKET):
+            arms = f"{FINE_TUNED}, {SCRATCH_E}, {SCRATCH_B} or {TICKET}"
+            raise SpecError(f"Expected {arms} as arm, got {self.arm!r}.")
         if not 0 < self.macs <= 1:
             raise SpecError(f"Expected macs above 0 and at most 1, a fraction to keep, got {self.macs}.")
         if self.removal_rounds != 1 and lookup("method", METHODS, self.method).penalized:

@@ -26,7 +26,15 @@ SMOKE_EXAMPLES = 3000
 
 
 def evaluate_test(model: nn.Module, data: Dataset) -> Evaluation:
-    """Evaluate a model on the test split with PyTorch alone, whose results do not depend on kernels of prunus."""
+    """Evaluate a model on the test split with PyTorch alone, whose results do not depend on kernels of prunus.
+
+    Args:
+        model: The model.
+        data: The data set.
+
+    Returns:
+        The evaluation.
+    """
     return evaluate(model, data.test, backend="dense")
 
 

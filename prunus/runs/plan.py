@@ -121,10 +121,10 @@ def with_dependents(ids: Iterable[str], dependencies: Mapping[str, Iterable[str]
     >>> sorted(with_dependents(["a"], {"b": ["a"], "c": ["b"], "d": ["e"]}))
     ['a', 'b', 'c']
     """
-    found = set(ids)
-    while more := {id for id, needed in dependencies.items() if found.intersection(needed)} - found:
-        found |= more
-    return found
+    affected = set(ids)
+    while more := {id for id, needed in dependencies.items() if affected.intersection(needed)} - affected:
+        affected |= more
+    return affected
 
 
 def seconds_per_unit(store: Store) -> dict[str, float]:

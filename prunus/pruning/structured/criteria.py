@@ -68,7 +68,16 @@ class FilterStatistics:
     def collect(
         self, weights: dict[str, Tensor], requires: Collection[str], examples: Examples
     ) -> Statistics:
-        """Statistics of weights on examples, as `prunus.prune` collects them."""
+        """Statistics of weights on examples, with the forward, the loss and the seed of these statistics.
+
+        Args:
+            weights: The weights by name.
+            requires: The names of the statistics.
+            examples: The examples.
+
+        Returns:
+            The statistics.
+        """
         forward, loss = self.forward, self.loss
         return collect(self.model, weights, requires, examples, forward=forward, loss=loss, seed=self.seed)
 

@@ -1,5 +1,6 @@
 """The kinds of learned masks: `Bernoulli`, `EdgePopup` and `Signed`, each a frozen value with its settings."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import log, sqrt
 from typing import ClassVar
@@ -82,7 +83,7 @@ class Bernoulli:
         return BernoulliLayer(scores, weight, self.rescale, seed)
 
 
-class SupermaskLayer:
+class SupermaskLayer(ABC):
     """The mask of one tensor while it is learned, with one score per weight."""
 
     def __init__(self, scores: Tensor, weight: Tensor) -> None:
@@ -90,14 +91,15 @@ class SupermaskLayer:
         self.factors = torch.empty_like(weight)
         """The mask of the last draw, times its scale."""
 
+    @abstractmethod
     def draw(self, index: int) -> None:
         """Set the factors to those of a draw; the same draw has the same mask.
 
         Args:
             index: The number of the draw, for masks that are random.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def backward(self, upstream: Tensor, effective: Tensor, out: Tensor) -> None:
         """Compute the gradient of the scores.
 
@@ -106,7 +108,6 @@ class SupermaskLayer:
             effective: The effective weights of this step, w'.
             out: The tensor that the gradient of the scores is written to; what it holds is overwritten.
         """
-        raise NotImplementedError
 
     def most_likely_factors(self) -> Tensor:
         """Return the factors of the most likely mask of the scores."""

@@ -176,12 +176,12 @@ def learn_supermask(
         factors = constraint.apply_most_likely_mask()
         masks = masks_of_factors(factors)
         warn_if_empty(masks)
-        most_likely = {"density": mask_density(masks), **final_scores(model, data, spec.baseline.task)}
+        metrics = {"density": mask_density(masks), **final_scores(model, data, spec.baseline.task)}
         row = {
             "level": LEVEL,
             "steps": monitor.curve[-1].step,
             **sampled,
-            **{f"most_likely_{key}": value for key, value in most_likely.items()},
+            **{f"most_likely_{key}": value for key, value in metrics.items()},
             "invariants": _check_learned(spec, constraint, model, initial, factors, monitor).to_json(),
             "seconds": round(time.perf_counter() - started, 2),
         }

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -370,6 +371,16 @@ REASONS = {
     "optimizer": (small_network, {"optimizer": "rmsprop"}, "no optimizer 'rmsprop'"),
     "residual": (lambda: MODELS["resnet-20"](), {}, "forward pass cannot be traced|scale|uses"),
 }
+
+
+def test_benchmark_of_the_cost_times_an_epoch_of_each_backend(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    from benchmarks import density_cost
+
+    monkeypatch.setattr(density_cost, "ROUNDS", 1)
+    monkeypatch.setitem(density_cost.STEPS, "lenet-300-100", 1)
+    dense, sparse, choice = density_cost.time_steps("lenet-300-100", 0.05)
+    assert (len(dense), len(sparse), choice) == (1, 1, "sparse")
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")

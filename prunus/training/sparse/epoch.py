@@ -28,8 +28,8 @@ def train_sparse_epoch(
     network: "SparseNetwork",
     split: Split,
     seed: int,
-    observer: Observer | None,
-    progress: Progress | None,
+    observer: Observer | None = None,
+    progress: Progress | None = None,
 ) -> float:
     """Train until the end of the current pass over `split`, as `Trainer.epoch` does with dense tensors.
 

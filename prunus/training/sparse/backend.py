@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from prunus.training.sparse.network import SparseNetwork
 
 BACKENDS = ("auto", "dense", "sparse")
-LINEAR_THRESHOLD, CONVOLUTION_THRESHOLD = 0.6, 0.35
+LINEAR_THRESHOLD, CONVOLUTION_THRESHOLD = 0.6, 0.25
 EVALUATION_MACS = 1e10
 """An evaluation of fewer multiply-adds (about 0.2 seconds of dense layers) is dense."""
 TRAINING_MACS = 1e11

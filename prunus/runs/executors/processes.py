@@ -101,9 +101,10 @@ class _Pool:
         """Wait at most `timeout` seconds for workers to end. Raises WorkerError if one was lost too often."""
         for connection in wait([worker.connection for worker in self.workers], timeout):
             worker = next(worker for worker in self.workers if worker.connection is connection)
-            try:
+            message = None
+            with contextlib.suppress(EOFError, OSError):
                 message = worker.connection.recv()
-            except (EOFError, OSError):
+            if message is None:  # not in an except block, whose error would be shown with that of a lost worker
                 self._replace(worker)
                 continue
             worker.is_ready = True

@@ -140,9 +140,11 @@ class Masks(Mapping[str, Tensor]):
         training step on CPU, as a product with a float mask would; a boolean fill costs twenty times as much.
         """
         parameters = {name: find_parameter(self.model, name) for name in self._masks}
+        # All are checked before the first is changed.
+        kept = {name: self._kept_bits(name, parameter) for name, parameter in parameters.items()}
         with torch.no_grad():
             for name, parameter in parameters.items():
-                bits, value = self._kept_bits(name, parameter)
+                bits, value = kept[name]
                 clear_bits(parameter, bits)
                 if value is not None:
                     parameter.add_(value)
@@ -288,8 +290,9 @@ def check_masks(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -
         masks: The masks by parameter name.
 
     Raises:
-        ModelError: A mask has no parameter of its name and shape.
+        ModelError: The masks are not a mapping, or a mask has no parameter of its name and shape.
     """
+    _check_mapping(masks)
     for name, mask in masks.items():
         if name not in parameters:
             raise ModelError(
@@ -305,18 +308,21 @@ def check_masks(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -
 
 def check_boolean(masks: Mapping[str, Tensor]) -> None:
     """Raise ModelError unless the masks are a mapping, and every mask is a boolean tensor."""
-    given: object = masks
-    if not isinstance(given, Mapping):
-        hint = ", whose masks are .masks" if isinstance(getattr(given, "masks", None), Mapping) else ""
-        raise ModelError(
-            f"Expected masks by parameter name, as {{'weight': mask}}, got a {type(given).__name__}{hint}."
-        )
+    _check_mapping(masks)
     for name, mask in masks.items():
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
             raise ModelError(
                 f"Expected a boolean tensor as the mask of {name!r}, got {got}; True keeps a weight, as in mask != 0."
             )
+
+
+def _check_mapping(masks: object) -> None:
+    if not isinstance(masks, Mapping):
+        hint = ", whose masks are .masks" if isinstance(getattr(masks, "masks", None), Mapping) else ""
+        raise ModelError(
+            f"Expected masks by parameter name, as {{'weight': mask}}, got a {type(masks).__name__}{hint}."
+        )
 
 
 def apply_masks(params: Params, masks: MaskDict) -> Params:

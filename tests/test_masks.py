@@ -299,6 +299,16 @@ def test_a_missing_or_reshaped_parameter_is_named():
         masks.apply()
 
 
+def test_a_reshaped_parameter_is_named_before_any_is_changed():
+    model = make_model()
+    masks = prunus.Masks(model, random_masks())
+    before = model[0].weight.detach().clone()
+    model[2] = nn.Linear(9, 6)
+    with pytest.raises(ModelError, match=r"mask of '2\.weight'"):
+        masks.apply()
+    assert torch.equal(model[0].weight, before)
+
+
 def test_later_changes_of_the_given_tensors_change_no_masks():
     mask_tensors, values = random_masks(), random_values()
     masks = prunus.Masks(make_model(), mask_tensors, values)
@@ -336,6 +346,8 @@ def test_a_mask_of_another_shape_name_or_type_is_refused(mlp):
         prunus.Masks(mlp, {"1.weight": [True]})
     with pytest.raises(ModelError, match=r"got a Pruned, whose masks are \.masks"):
         prunus.Masks(mlp, prunus.prune(mlp, 0.5))
+    with pytest.raises(ModelError, match=r"Expected masks by parameter name, .* got a list"):
+        apply_masks(dict(mlp.named_parameters()), [torch.ones(1)])
     with pytest.raises(ModelError, match="lazy"):
         prunus.Masks(nn.Sequential(nn.LazyLinear(2)), {"0.weight": torch.ones(2, 2, dtype=torch.bool)})
 

@@ -18,8 +18,8 @@ WEIGHTS = (
 )
 Weights = Annotated[Path | None, optional("FILE", WEIGHTS)]
 PRESET = (
-    "A compression preset of `prunus list`. By default the preset with the name of the model, cnn for trained weights "
-    "of a built-in network for photographs, or else default; without-training with --no-train."
+    "A compression preset of `prunus list`. By default the preset with the name of the model, cnn for --weights of a "
+    "built-in network with BatchNorm and color images, or else default; without-training with --no-train."
 )
 CRITERION = "A criterion or pruning method of `prunus list`."
 DENSITY = "Fraction of weights to keep in every layer."

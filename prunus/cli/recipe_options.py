@@ -17,8 +17,8 @@ def default_preset(model: "nn.Module", *, train: bool = True, is_trained: bool =
     Args:
         model: The network. A built-in one with a preset of its name, such as "lenet-5", uses that.
         train: Whether anything is trained; "without-training" if not.
-        is_trained: Whether its weights are trained. Then "cnn" is the preset of a built-in network with BatchNorm whose
-            data are photographs; that of every other network is "default".
+        is_trained: Whether its weights are trained. Then "cnn" is the preset of a built-in network with BatchNorm and
+            color images; that of every other network is "default".
 
     Returns:
         A key of `COMPRESSION_RECIPES`.

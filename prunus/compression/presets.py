@@ -168,8 +168,9 @@ COMPRESSION_RECIPES: Mapping[str, CompressionRecipe] = {
     "cnn": CNN,
     "without-training": WITHOUT_TRAINING,
 }
-"""The built-in recipes. On the command line a LeNet uses the recipe of its own name, a built-in network for photographs
-with trained weights `cnn`, any other model `default`; without training, every model uses `without-training`."""
+"""The built-in recipes. On the command line a LeNet uses the recipe of its own name, a built-in network with BatchNorm,
+color images and trained weights `cnn`, any other model `default`; without training, every model uses
+`without-training`."""
 
 STAGES_TRAINED = ("dense", "retrain", "final_retrain", "finetune")
 """The settings of a compression recipe that are recipes of a training."""

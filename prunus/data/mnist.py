@@ -43,7 +43,7 @@ Fetch = Callable[[Path, list[str]], None]
 """Puts the named files, with .gz, into a folder, or raises DownloadError."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class IdxSource:
     """A data set in the four files of MNIST; called with a data root, it loads the data set."""
 

@@ -111,7 +111,7 @@ class Experiment:
     claims: Sequence[Claim] = ()
     published: Sequence[Published] = ()
     differences: Sequence[str] = ()
-    """How the runs of every size differ from the paper's, in sentences."""
+    """How the runs differ from the paper's, in sentences; one that is about a single size names it."""
     networks: Sequence[str] = ("lenet",)
     """Names that `template` knows; `--set network=conv-2,conv-4` selects others."""
     against: str = ""
@@ -137,7 +137,7 @@ class Experiment:
     @property
     def point(self) -> str:
         """The key by which curves are compared: the density, or else the last of `points`."""
-        return "density %" if "density %" in self.points else self.points[-1]
+        return "density %" if "density %" in self.points else ["density %", *self.points][-1]
 
     def num_replicates(self, size: str) -> int:
         """Return the number of replicates of a size."""

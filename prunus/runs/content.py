@@ -231,4 +231,4 @@ def _parse(content: bytes) -> dict[str, Any] | None:
 
 def _key(row: Row, keys: Sequence[str]) -> object:
     """Return the values of the keys; of a row that lacks one, an object that equals no other."""
-    return tuple(row[key] for key in keys) if all(key in row for key in keys) else object()
+    return tuple(row[key] for key in keys) if keys and all(key in row for key in keys) else object()

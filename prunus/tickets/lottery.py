@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from prunus.data import DATASETS
 from prunus.data.validation import check_dataset
 from prunus.errors import SpecError, StoreError, UnknownNameError
 from prunus.masks import all_kept
+from prunus.models import MODELS
 from prunus.pruning.obs.method import PruningMethod
 from prunus.pruning.scopes import Scope
 from prunus.pruning.statistics import Criterion, Statistics
@@ -261,6 +263,9 @@ def _name(setting: str, value: object) -> str | None:
             return name
     except UnknownNameError:
         pass
+    for name, built_in in {"model": MODELS, "data": DATASETS}.get(setting, {}).items():
+        if built_in is value:
+            return name
     raise SpecError(
         f"Expected a name or an importable function for {setting} of a run in a store, got {type(value).__name__} "
         'that has none; pass "package.module:name", or leave out `store`.'

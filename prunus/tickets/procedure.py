@@ -114,8 +114,9 @@ def select_masks(
         enclosing = history.masks if ticket.is_iterative else None
     else:
         masks = needed["masks"].load_masks(masks_name(level))
-        is_learned = source is None or source.densities_from is not None  # without pruning rates
-        counts = count_kept(masks) if source is None or is_learned else source.counts_at(level)
+        # Masks without pruning rates have counts of their own.
+        has_own_counts = source is None or source.densities_from is not None
+        counts = count_kept(masks) if source is None or has_own_counts else source.counts_at(level)
         nested = source is not None and source.is_iterative and level - 1 in other.trained_levels
         enclosing = needed["masks"].load_masks(masks_name(level - 1)) if nested else None
     if all(torch.equal(mask, history.masks[name]) for name, mask in masks.items()):

@@ -106,9 +106,8 @@ class Gradients:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         batch = inputs, labels
         with nullcontext() if self.dtype is None else torch.autocast(self.device, self.dtype):
-            call = (
-                checked_forward if self.recipe.compile else call_model
-            )  # a compiled model may fail at any shape
+            # A compiled model may fail at a shape that it has not seen; other models were checked before the training.
+            call = checked_forward if self.recipe.compile else call_model
             output = call(self.network, batch, self.forward)
             loss = training_loss(self.model, output, batch, self.loss, self.recipe.label_smoothing)
         if fraction != 1:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.data import image_folder
+from prunus.data import DATASETS, image_folder
 from prunus.errors import (
     DataError,
     InvariantWarning,
@@ -23,9 +23,11 @@ from prunus.errors import (
     UnknownNameError,
 )
 from prunus.masks import are_nested
+from prunus.models import MODELS
 from prunus.runs.spec import run_id
 from prunus.runs.store import Store
 from prunus.tickets.baseline import BaselineSpec
+from prunus.tickets.lottery import _name
 from prunus.tickets.ticket import PruningRates
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
@@ -107,6 +109,12 @@ def test_an_object_without_a_name_is_not_stored(setting, data, tmp_path):
     with pytest.raises(SpecError, match=f"importable function for {setting} of a run in a store"):
         prunus.lottery(**settings, recipe=RECIPE, store=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_built_in_models_and_data_sets_are_stored_by_their_names():
+    assert _name("model", MODELS["conv-2"]) == "conv-2"
+    assert _name("data", DATASETS["mnist"]) == "mnist"
+    assert len({MODELS["conv-2"], DATASETS["mnist"]}) == 2  # both are hashable
 
 
 def test_values_are_used_in_place_of_names(data):

@@ -190,8 +190,8 @@ def _check_same_tensors(
     expected |= {name: (expected[name][0], shape) for name, shape in smaller.items()}
     differing = [
         f"{printable(name)} ({_text(kinds[name])} in the file, {_text(expected[name])} in the model)"
-        for name in expected.keys() & kinds.keys()
-        if kinds[name] != expected[name]
+        for name in expected
+        if name in kinds and kinds[name] != expected[name]
     ]
     problems = {
         "missing": sorted(map(printable, expected.keys() - kinds.keys())),

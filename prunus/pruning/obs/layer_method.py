@@ -115,7 +115,7 @@ class LayerMethod(PruningMethod):
             NonFiniteError: H is singular with this damping.
         """
         layers = LayerTask({}, _masked(weights, within), density, scope, within, seed, progress)
-        return self._prune_by_block(layers, [dict(hessians)])
+        return self._prune_by_block(layers, [{name: hessians[name] for name in weights}])
 
     def _prune_by_block(self, layers: LayerTask, blocks: Iterable[dict[str, LayerHessian]]) -> PruneResult:
         """Prune one layer after another as the Hessians of each block come, or all layers together."""
@@ -151,7 +151,7 @@ class LayerMethod(PruningMethod):
 
     @abstractmethod
     def _prune_layers(self, task: LayerTask) -> PruneResult:
-        """Prune layers together; the caller adds their dampings to the result."""
+        """Prune layers together; the caller adds the time, where it is missing, and the dampings."""
 
 
 def _masked(weights: Params, within: MaskDict | None) -> Params:

@@ -93,13 +93,17 @@ class BlockFactors:
         self._names = [block.name for block in blocks]
         self._factors = torch.ones(len(blocks), requires_grad=True)
         self._remaining, self._velocities = torch.ones(len(blocks)), torch.zeros(len(blocks))
+        self._used: set[int] = set()
+        """The numbers of the blocks that ran since the last step; others, such as dropped ones, keep their factor."""
         self._handles: list[Any] = []
         self._hooks: list[Any] = []
         self._hook()
 
     def _hook(self) -> None:
         self._hooks = [
-            self.model.get_submodule(name).register_forward_hook(partial(_scale, self._factors, number))
+            self.model.get_submodule(name).register_forward_hook(
+                partial(_scale, self._factors, self._used, number)
+            )
             for number, name in enumerate(self._names)
         ]
 
@@ -127,11 +131,14 @@ class BlockFactors:
         """One step of accelerated proximal gradient with the gradients of the backward pass."""
         if self._factors.grad is None:
             return
-        z = self._factors - self.learning_rate * self._factors.grad
-        self._remaining = z.sign() * (z.abs() - self.learning_rate * self.penalty).clamp(min=0)
-        self._velocities = self._remaining - self._factors + self.momentum * self._velocities
-        self._factors.copy_(self._remaining + self.momentum * self._velocities)
-        self._factors.grad = None
+        used = sorted(self._used)
+        factors, velocities = self._factors[used], self._velocities[used]
+        z = factors - self.learning_rate * self._factors.grad[used]
+        remaining = z.sign() * (z.abs() - self.learning_rate * self.penalty).clamp(min=0)
+        velocities = remaining - factors + self.momentum * velocities
+        self._remaining[used], self._velocities[used] = remaining, velocities
+        self._factors[used] = remaining + self.momentum * velocities
+        self.apply()
 
     def trainable_tensors(self) -> dict[str, Tensor]:
         """Every trainable parameter of the model; the factors have a step of their own."""
@@ -140,6 +147,7 @@ class BlockFactors:
     def apply(self) -> None:
         """Forget gradients of the factors that were not used for a step."""
         self._factors.grad = None
+        self._used.clear()
 
     def verify(self) -> int:
         """Zero: no weight has a prescribed value."""
@@ -244,5 +252,9 @@ def _problem(model: nn.Module, example_inputs: object, blocks: list[RemovableBlo
     return ""
 
 
-def _scale(factors: Tensor, number: int, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+def _scale(
+    factors: Tensor, used: set[int], number: int, module: nn.Module, inputs: object, output: Tensor
+) -> Tensor:
+    if torch.is_grad_enabled():
+        used.add(number)
     return output * factors[number].to(output)

@@ -124,6 +124,8 @@ class FilterCriterion:
     @property
     def description(self) -> str:
         """One line about the criterion."""
+        if isinstance(self.function, partial):  # of `_summed`, for a criterion for weights
+            return f"The sum of {self.function.args[0].name} over all coupled weights."
         return (self.function.__doc__ or "").partition("\n")[0]
 
     def __call__(self, statistics: FilterStatistics) -> Scores:
@@ -366,9 +368,9 @@ def _thinet(stats: FilterStatistics) -> Scores:
 def _obs(stats: FilterStatistics) -> Scores:
     """The least error of the next layers without the channel.
 
-    It is the error of their outputs if their other weights are refitted. With H = 2 X Xᵀ / N and the columns C of the
-    channel, it is Σ_o w_oC ([H⁻¹]_CC)⁻¹ w_oCᵀ / 2: eq. 5 of the paper for
-    all weights of the channel at once, and for the layer's squared error.
+    The score is the squared error of the layers' outputs after the channel is removed and the remaining weights are
+    refitted: Σ_o w_oC ([H⁻¹]_CC)⁻¹ w_oCᵀ / 2, with H = 2 X Xᵀ / N and the columns C of the channel. This is eq. 5 of
+    Hassibi & Stork 1993 for all weights of a channel at once.
     """
     scores: dict[str, Any] = {}
     for name, groups_read in stats.readers.items():

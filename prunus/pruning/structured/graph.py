@@ -6,6 +6,7 @@ Every node has its operator, the shapes of its results, the module that it belon
 
 import operator
 import re
+import sys
 import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager, redirect_stderr
@@ -96,8 +97,9 @@ def trace_model(model: nn.Module, example_inputs: object) -> TracedGraph:
 
 def _check_outputs(model: nn.Module, graph: fx.Graph, tensors: Mapping[str, str]) -> None:
     """Raise ModelError unless an output of at least one number depends on a parameter: others verify nothing."""
-    shapes = [shape for node in graph.output_node().all_input_nodes for shape in result_shapes(node)]
-    has_numbers = any(shape is not None and 0 not in shape for shape in shapes)
+    results = [shape for node in graph.output_node().all_input_nodes for shape in result_shapes(node)]
+    shapes = [shape for shape in results if shape is not None]
+    has_numbers = any(0 not in shape for shape in shapes)
     is_computed = any(node.name in tensors for node in live_nodes(graph))
     if tensors and not (has_numbers and is_computed):
         raise ModelError(
@@ -118,16 +120,19 @@ def export_program(model: nn.Module, inputs: Inputs, dynamic_shapes: Any = None)
     Returns:
         The program.
     """
-    # Before an export fails, torch prints the graph as far as it has come.
+    printed = StringIO()
     with (
         eval_mode(model),
         exact_attention(),
         torch.enable_grad(),
         warnings.catch_warnings(),
-        redirect_stderr(StringIO()),
+        redirect_stderr(printed),
     ):
         warnings.simplefilter("ignore")  # about recurrent modules, and within torch itself
-        return torch.export.export(model, *inputs, dynamic_shapes=dynamic_shapes, strict=False)
+        program = torch.export.export(model, *inputs, dynamic_shapes=dynamic_shapes, strict=False)
+    # What the forward printed. Before an export fails, torch prints the graph as far as it has come, which is left out.
+    sys.stderr.write(printed.getvalue())
+    return program
 
 
 def as_arguments(example_inputs: object) -> Inputs:

@@ -189,7 +189,7 @@ def _why_none(model: nn.Module, analysis: Analysis) -> str:
     if analysis.refused:
         return f": {analysis.refused[0].refusal}"
     types = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if not p.is_floating_point()}
-    return f": its {' and '.join(sorted(types))} parameters have no floating point" if types else ""
+    return f": its {' and '.join(sorted(types))} parameters are not floating-point numbers" if types else ""
 
 
 def check_excluded(model: nn.Module, exclude: Sequence[str]) -> None:

@@ -82,7 +82,7 @@ def check_training_mode(
         ModelError: The model does not run without the channels.
     """
     copy = _copied(model).train()
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:
             outputs_of(copy, inputs)
         except Exception:  # it does not take the inputs in training mode, such as one example for BatchNorm
@@ -94,8 +94,8 @@ def check_training_mode(
             why = next(iter(str(error).splitlines()), type(error).__name__)
             raise ModelError(
                 f"{type(model).__name__} does not run without the channels in training mode ({why}): {unused[0]!r} is "
-                "not used in evaluation mode, so that its coupling is unknown; name the layers that it reads in "
-                "exclude=."
+                "not used in evaluation mode, so that its coupling is unknown; name the layers whose outputs "
+                "it reads in exclude=."
             ) from error
 
 

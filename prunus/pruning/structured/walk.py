@@ -91,9 +91,8 @@ def _placeholder(labeled: LabeledGraph, model: nn.Module, node: fx.Node) -> Labe
 def _walk(coupling: Coupling, graph: fx.Graph, owner: Any, environment: Environment) -> Any:
     """Process the nodes of a graph; returns the labels of its outputs."""
     live = live_nodes(graph)
-    for (
-        node
-    ) in graph.nodes:  # also those whose results are not used: the module computes them, so shapes must fit
+    # A node whose result is not used is processed too: the module computes it, so its shapes must fit.
+    for node in graph.nodes:
         coupling.node = node
         num_inexact = len(coupling.inexact)
         if node.op == "get_attr":

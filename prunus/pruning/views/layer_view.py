@@ -214,9 +214,8 @@ def _maker(module: nn.Module) -> Callable[[Any], nn.Module] | None:
     if isinstance(module, nn.MultiheadAttention):
         return AttentionView
     if isinstance(module, nn.RNNBase):
-        return (
-            None if module.proj_size else RecurrentView
-        )  # `why_no_layer_inputs` names those with projections
+        # `why_no_layer_inputs` names those with projections.
+        return None if module.proj_size else RecurrentView
     return CellView if isinstance(module, nn.RNNCellBase) else None
 
 

@@ -65,6 +65,13 @@ def test_more_iterations_lower_the_error():
     assert long.predicted_increase < short.predicted_increase
 
 
+@pytest.mark.parametrize("method", [Admm, SparseGpt])
+def test_a_weight_without_a_hessian_is_named(method):
+    weights, hessians = laplace_layer()
+    with pytest.raises(KeyError, match="other"):
+        method().prune_layers(hessians, weights | {"other": weights["weight"]}, 0.5, parse_scope("layer"))
+
+
 def test_predicted_increase_is_that_of_the_damped_error():
     weights, hessians = laplace_layer()
     done = Admm().prune_layers(hessians, weights, 0.5, parse_scope("layer"))

@@ -279,3 +279,30 @@ def test_bad_factors_are_refused():
         prunus.BlockFactors(model, torch.eye(2), penalty=1.0)
     with pytest.raises(ModelError, match="identity shortcut"):
         prunus.BlockFactors(nn.Linear(3, 3), torch.zeros(2, 3), penalty=1.0)
+
+
+def test_a_block_that_does_not_run_in_a_step_keeps_its_factor():
+    model = Dropped()
+    factors = prunus.BlockFactors(model, torch.randn(2, 4), penalty=0.1, learning_rate=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    factors.attach(optimizer)
+    for _ in range(5):
+        optimizer.zero_grad()
+        model.train()(torch.randn(8, 4)).square().mean().backward()
+        optimizer.step()
+    assert factors.values()["second"] == 1
+    assert factors.values()["first"] < 1
+
+
+class Dropped(nn.Module):
+    """Two residual blocks, the second of which runs in evaluation mode only."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = x + self.first(x)
+        if not self.training:
+            x = x + self.second(x)
+        return self.head(x)

@@ -204,6 +204,10 @@ def test_lasso_keeps_what_the_output_needs():
     assert scores.argsort(descending=True).tolist() == [0, 1, 3, 2]
 
 
+def test_a_criterion_for_weights_is_described_as_a_sum():
+    assert filter_criterion("magnitude").description == "The sum of magnitude over all coupled weights."
+
+
 @pytest.mark.parametrize("criterion", [*FILTER_CRITERIA, "magnitude", "wanda", "snip"])
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_every_criterion_keeps_the_budget_and_does_not_change_the_model(criterion, scope):

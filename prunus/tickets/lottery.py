@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -263,8 +263,9 @@ def _name(setting: str, value: object) -> str | None:
             return name
     except UnknownNameError:
         pass
-    for name, built_in in {"model": MODELS, "data": DATASETS}.get(setting, {}).items():
-        if built_in is value:
+    built_in: dict[str, Mapping[str, object]] = {"model": MODELS, "data": DATASETS}
+    for name, component in built_in.get(setting, {}).items():
+        if component is value:
             return name
     raise SpecError(
         f"Expected a name or an importable function for {setting} of a run in a store, got {type(value).__name__} "

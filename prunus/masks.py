@@ -141,10 +141,10 @@ class Masks(Mapping[str, Tensor]):
         """
         parameters = {name: find_parameter(self.model, name) for name in self._masks}
         # All are checked before the first is changed.
-        kept = {name: self._kept_bits(name, parameter) for name, parameter in parameters.items()}
+        bits_and_values = {name: self._kept_bits(name, parameter) for name, parameter in parameters.items()}
         with torch.no_grad():
             for name, parameter in parameters.items():
-                bits, value = kept[name]
+                bits, value = bits_and_values[name]
                 clear_bits(parameter, bits)
                 if value is not None:
                     parameter.add_(value)

@@ -1,6 +1,6 @@
 """Reports of long work."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from prunus.types import Progress
@@ -28,7 +28,8 @@ def tracked(
     ['a', 'b']
     """
     if total is None:
-        total = len(items)  # type: ignore[arg-type]
+        assert isinstance(items, Sized), "the number of items is not known"
+        total = len(items)
     for number, item in enumerate(items, start=1):
         yield item
         if progress:

@@ -110,8 +110,8 @@ def make_action(
     def values(history: WeightHistory, masks: MaskDict, kept_weights: Params, seed: int) -> Params:
         start = {}
         for layer in layers(history, masks):
-            kept = set_kept(layer, kept_weights[layer.name].detach())
-            start[layer.name] = torch.where(layer.mask, kept, fill(layer, seed))
+            mask1_values = set_kept(layer, kept_weights[layer.name].detach())
+            start[layer.name] = torch.where(layer.mask, mask1_values, fill(layer, seed))
         return start
 
     def invariants(

@@ -180,10 +180,10 @@ class Analysis:
         Returns:
             The shapes by name.
         """
-        kept, labels = kept_indices(self, removed), self.graph.parameters
+        remaining, labels = kept_indices(self, removed), self.graph.parameters
         return {
             name: tuple(
-                len(kept[name][dim]) if dim in kept.get(name, {}) else size
+                len(remaining[name][dim]) if dim in remaining.get(name, {}) else size
                 for dim, size in enumerate(labels[name].shape if name in labels else parameter.shape)
             )
             for name, parameter in model.named_parameters()

@@ -132,11 +132,11 @@ def echo_table(
     body = [rule, *lines[1:]]
     if 0 < footer < len(rows):
         body.insert(len(body) - footer, rule)
-    console.out("\n".join(body), highlight=False)
+    print("\n".join(body), file=stdout())
 
 
 def _column_widths(cells: Sequence[Sequence[str]], available: int) -> list[int]:
-    """Return the width of each column: that of its widest cell, less for the widest columns if the table is too wide."""
+    """Return the width of each column: that of its widest cell, or less where the table would be too wide."""
     widths = [max(1, *map(cell_len, column)) for column in zip(*cells, strict=True)]
     available -= len(GAP) * (len(widths) - 1)
     while sum(widths) > available and max(widths) > 1:
@@ -147,7 +147,9 @@ def _column_widths(cells: Sequence[Sequence[str]], available: int) -> list[int]:
 def _table_row(row: Sequence[str], widths: Sequence[int], text_columns: int) -> str:
     """Return a row as one line, or as several if a cell is wider than its column."""
     parts = [
-        [cell] if cell_len(cell) <= width else [line.plain.rstrip() for line in Text(cell).wrap(errors, width)]
+        [cell]
+        if cell_len(cell) <= width
+        else [line.plain.rstrip() for line in Text(cell).wrap(errors, width)]
         for cell, width in zip(row, widths, strict=True)
     ]
     return "\n".join(

@@ -107,11 +107,11 @@ class RunDirectory:
             tensors: Tensors of any device and layout.
             metadata: Values that JSON has a form for.
         """
-        from prunus.runs.tensor_files import encode_tensors
+        from prunus.runs.tensor_files import tensors_to_bytes
 
         path = self.checkpoint_path(name)
         self._check_may_write()
-        write_file(path, encode_tensors(tensors, metadata))
+        write_file(path, tensors_to_bytes(tensors, metadata))
 
     def load_tensors(self, name: str) -> "Params":
         """Return the tensors of `name`, on the CPU, in the order in which they were saved.
@@ -139,11 +139,11 @@ class RunDirectory:
             StoreError: The name is not the name of a file, the file cannot be written, the directory is read-only, or
                 another process has taken the run over.
         """
-        from prunus.runs.tensor_files import encode_masks
+        from prunus.runs.tensor_files import masks_to_bytes
 
         path = self.checkpoint_path(name)
         self._check_may_write()
-        write_file(path, encode_masks(masks))
+        write_file(path, masks_to_bytes(masks))
 
     def load_masks(self, name: str) -> "MaskDict":
         """Return the masks of `name`.
@@ -314,12 +314,12 @@ class RunDirectory:
             return rows
 
     def _read_tensors(self, name: str) -> "tuple[Params, dict[str, Any]]":
-        from prunus.runs.tensor_files import decode
+        from prunus.runs.tensor_files import tensors_from_bytes
 
         path = self.checkpoint_path(name)
         with self._with_advice():
             try:
-                return decode(read_file(path), path)
+                return tensors_from_bytes(read_file(path), path)
             except FileNotFoundError:
                 raise self._missing(name) from None
 

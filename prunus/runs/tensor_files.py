@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as tensors_from_bytes
-from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from prunus.errors import StoreError
@@ -20,7 +18,7 @@ from prunus.types import MaskDict, Params
 _HEADER_SIZE_BYTES = 8
 
 
-def encode_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None) -> bytes:
+def tensors_to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None) -> bytes:
     """Return the content of a file of tensors.
 
     Args:
@@ -35,7 +33,7 @@ def encode_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | 
     return _encode(copies, {"metadata": metadata, "names": list(tensors)})
 
 
-def encode_masks(masks: MaskDict) -> bytes:
+def masks_to_bytes(masks: MaskDict) -> bytes:
     """Return the content of a file of masks, with one bit per weight."""
     empty = torch.zeros(0, dtype=torch.bool)
     flat = torch.cat([empty, *(mask.detach().cpu().reshape(-1) for mask in masks.values())])
@@ -43,7 +41,7 @@ def encode_masks(masks: MaskDict) -> bytes:
     return _encode({"bits": pack_mask(flat)}, {"metadata": None, "masks": shapes})
 
 
-def decode(content: bytes, path: Path) -> tuple[Params, dict[str, Any]]:
+def tensors_from_bytes(content: bytes, path: Path) -> tuple[Params, dict[str, Any]]:
     """Return the tensors of a file, and what was written about them.
 
     Args:
@@ -61,8 +59,8 @@ def decode(content: bytes, path: Path) -> tuple[Params, dict[str, Any]]:
     try:
         end = _HEADER_SIZE_BYTES + int.from_bytes(content[:_HEADER_SIZE_BYTES], "little")
         header = json.loads(content[_HEADER_SIZE_BYTES:end])
-        return tensors_from_bytes(content), json.loads(header["__metadata__"]["prunus"])
-    except (SafetensorError, ValueError, KeyError) as error:
+        return safetensors.torch.load(content), json.loads(header["__metadata__"]["prunus"])
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise StoreError(f"{path} cannot be read: {error}.") from error
 
 
@@ -71,7 +69,7 @@ def masks_from_bits(bits: Tensor, named_shapes: Sequence[Sequence[Any]]) -> Mask
 
     Args:
         bits: The tensor "bits" of the file.
-        named_shapes: The name and the shape of each mask, as `decode` returned them.
+        named_shapes: The name and the shape of each mask, as `tensors_from_bytes` returned them.
 
     Returns:
         The masks by name.
@@ -95,4 +93,4 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 def _encode(tensors: Params, about: Mapping[str, Any]) -> bytes:
     metadata = {"digest": ZEROS, "prunus": json.dumps(about, separators=(",", ":"))}
-    return seal(tensors_to_bytes(tensors, metadata))
+    return seal(safetensors.torch.save(tensors, metadata))

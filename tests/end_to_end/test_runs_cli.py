@@ -174,6 +174,18 @@ def test_runs_are_imported_without_the_extras():
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "\n"
 
 
+def test_runs_are_listed_without_torch(store):
+    """It costs more than a CPU second per process."""
+    code = (
+        "import sys; from prunus.cli.app import app\n"
+        f"app(['runs', 'list', '--store', {str(store.path)!r}], standalone_mode=False)\n"
+        "print(*{'torch', 'numpy'} & set(sys.modules))"
+    )
+    printed = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert IDS["good"] in printed
+    assert printed.endswith("\n\n")
+
+
 def test_export_and_import_move_the_finished_runs(run, run_cli, store, tmp_path):
     file, other = tmp_path / "runs.jsonl", tmp_path / "other"
     printed = run("export", store.path, "--out", file)

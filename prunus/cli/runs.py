@@ -15,6 +15,9 @@ from prunus.cli.runs_watch import pause, resume, watch
 RUN_ID = "ID of a run. The first characters of the ID or of its hash suffice."
 RunId = Annotated[str, argument("RUN_ID", RUN_ID)]
 RUN_IDS = "IDs of the runs to remove. The first characters suffice."
+EXPERIMENT = (
+    "Export only the runs of this experiment and those that they depend on. May be given several times."
+)
 
 
 def list_(store: StoreDir, as_json: AsJson = False) -> None:
@@ -148,6 +151,7 @@ def rm(
 def export(
     store: Annotated[Path, argument("STORE", "Run store.")],
     out: Annotated[Path, optional("FILE", "Output path.")],
+    experiment: Annotated[list[str] | None, optional("NAME", EXPERIMENT)] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -164,7 +168,7 @@ def export(
 
     opened = Store(store, create=False)
     check_writable(out, force=force, inputs=opened.path.rglob("*"))
-    result = export_runs(opened, out)
+    result = export_runs(opened, out, experiment or ())
     if as_json:
         echo_json({"file": str(out), **asdict(result)})
         return

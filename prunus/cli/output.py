@@ -123,7 +123,7 @@ def echo_table(
     cells = [[clean(cell) for cell in row] for row in (columns, *rows)]
     widths = _column_widths(cells, console.width)
     lines = [_table_row(row, widths, text_columns) for row in cells]
-    rule = "─" * (sum(widths) + len(GAP) * (len(widths) - 1))
+    rule = ("-" if console.options.ascii_only else "─") * (sum(widths) + len(GAP) * (len(widths) - 1))
     for function in before_output:
         function()
     if title:

@@ -7,7 +7,6 @@ CPU and threads, but no host and no folder. An imported run is done; what needs 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from prunus.errors import StoreError
 from prunus.files import write_atomic
@@ -15,7 +14,7 @@ from prunus.registry import suggestion
 from prunus.runs.content import Row, read_rows, to_lines
 from prunus.runs.environment import EXPORTED
 from prunus.runs.record import check_id, from_plain, to_plain
-from prunus.runs.requests import Request, add_request, request_from_plain
+from prunus.runs.requests import add_request, request_from_plain
 from prunus.runs.store import Store
 
 FORMAT, VERSION = "prunus runs", 1
@@ -96,7 +95,7 @@ def import_runs(path: Path, store: Store) -> Transferred:
     runs, requests = [], []
     for line in lines:
         if "request" in line:
-            requests.append(_request(line["request"], path))
+            requests.append(request_from_plain(line["request"], path))
             continue
         record = replace(check_id(from_plain(line.get("run", {}), path), path), imported=True)
         if record.state != "done":
@@ -107,12 +106,6 @@ def import_runs(path: Path, store: Store) -> Transferred:
         add_request(store.requests_path, request)
     new, known = (tuple(id for id in added if added[id] == is_new) for is_new in (True, False))
     return Transferred(new, known, len(requests))
-
-
-def _request(value: Any, path: Path) -> Request:
-    if not isinstance(value, dict):
-        raise StoreError(f"{path} is damaged: expected the request of an experiment, got {value!r}.")
-    return request_from_plain(value, path)
 
 
 def _rows(line: Row, key: str, path: Path) -> Sequence[Row]:

@@ -55,6 +55,7 @@ from prunus.training import RECIPES as RECIPES
 from prunus.training import Recipe as Recipe
 from prunus.training import evaluate as evaluate
 from prunus.training import train as train
+from prunus.training.distillation import distillation_loss as distillation_loss
 from prunus.types import Dataset as Dataset
 from prunus.types import Split as Split
 from prunus.version import __version__ as __version__

@@ -17,7 +17,7 @@ from prunus.compression.save import saved_size
 from prunus.errors import NoEffectWarning
 from prunus.experiments.claims import Claim
 from prunus.experiments.experiment import Experiment, FigureSpec
-from prunus.experiments.families_networks import distillation_loss, low_rank
+from prunus.experiments.families_low_rank import low_rank
 from prunus.experiments.function_run import FunctionRun
 from prunus.experiments.han2015 import LENET_ONLY
 from prunus.experiments.han2016 import PAPER
@@ -37,6 +37,7 @@ from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.training import Recipe, train
+from prunus.training.distillation import distillation_loss
 from prunus.types import Dataset, MaskDict
 
 PRUNING, QUANTIZATION, LOW_RANK = "pruning", "quantization", "low rank"

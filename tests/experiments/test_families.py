@@ -12,7 +12,7 @@ from prunus.experiments import EXPERIMENTS
 from prunus.experiments.families_activations import zeros_of_layers
 from prunus.experiments.families_biases import _prune_smallest
 from prunus.experiments.families_compression import smallest_files
-from prunus.experiments.families_networks import SOFT_FRACTION, TEMPERATURE, distillation_loss, low_rank
+from prunus.experiments.families_low_rank import low_rank
 from prunus.experiments.lecun1990_generalization import PrunedBesideDense, examples_needed
 from prunus.experiments.running import run_experiment
 
@@ -98,16 +98,6 @@ def test_layers_that_low_rank_would_make_larger_are_kept():
     assert [tuple(p.shape) for p in low_rank(mlp(0), 12).parameters() if p.dim() == 2] == [
         (12, 64), (24, 12), (16, 24), (10, 16),
     ]  # fmt: skip
-
-
-def test_distillation_loss_is_that_of_hinton():
-    teacher, inputs, labels = mlp(1), torch.rand(6, 64), torch.arange(6)
-    outputs = torch.randn(6, 10, requires_grad=True)
-    distillation_loss(teacher)(outputs, (inputs, labels)).backward()
-    soft = (outputs / TEMPERATURE).softmax(1) - (teacher(inputs) / TEMPERATURE).softmax(1)
-    hard = outputs.softmax(1) - nn.functional.one_hot(labels, 10)
-    expected = ((1 - SOFT_FRACTION) * hard + SOFT_FRACTION * TEMPERATURE * soft) / 6
-    assert torch.allclose(outputs.grad, expected, atol=1e-6)
 
 
 def test_smallest_file_without_loss():

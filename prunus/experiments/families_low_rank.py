@@ -1,15 +1,9 @@
-"""Networks that are small without pruning: of low rank, and trained on the outputs of another network."""
+"""Networks whose linear layers have a low rank."""
 
 import copy
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from prunus.training.losses import LossFunction
-
-TEMPERATURE, SOFT_FRACTION = 4.0, 0.9
-"""Of distillation: what logits are divided by, and the weight of the loss against the outputs of the dense network."""
+from torch import nn
 
 
 def low_rank(model: nn.Module, rank: int) -> nn.Module:
@@ -45,24 +39,3 @@ def low_rank(model: nn.Module, rank: int) -> nn.Module:
         parent, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent), attribute, nn.Sequential(first, second))
     return model
-
-
-def distillation_loss(teacher: nn.Module) -> LossFunction:
-    """The loss of Hinton, Vinyals & Dean 2015, section 2: (1 - a) CE(labels) + a T² CE(softmax(teacher / T)).
-
-    Args:
-        teacher: The network whose outputs a smaller one learns; a is SOFT_FRACTION and T is TEMPERATURE.
-
-    Returns:
-        A loss as `prunus.train` takes it: (outputs, (inputs, labels)) -> the mean loss.
-    """
-    teacher.eval()
-
-    def loss(outputs: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
-        inputs, labels = batch
-        with torch.no_grad():
-            targets = (teacher(inputs) / TEMPERATURE).softmax(1)
-        soft = F.cross_entropy(outputs / TEMPERATURE, targets)
-        return (1 - SOFT_FRACTION) * F.cross_entropy(outputs, labels) + SOFT_FRACTION * TEMPERATURE**2 * soft
-
-    return loss

@@ -1,0 +1,77 @@
+"""Distillation: a network is trained on the outputs of another one."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunus.data.examples import Batch, labels_of
+from prunus.errors import SpecError, StatisticsError
+from prunus.training.losses import LOSSES, LossFunction, loss_rows
+from prunus.training.outputs import Forward, call_model, output_tensor
+from prunus.types import IGNORE_INDEX
+
+
+def distillation_loss(
+    teacher: nn.Module,
+    *,
+    temperature: float = 4.0,
+    soft_fraction: float = 0.9,
+    forward: Forward | None = None,
+) -> LossFunction:
+    """The loss (1 - a) CE(labels) + a T² CE(softmax(teacher / T)) against labels and the outputs of a trained network.
+
+    Args:
+        teacher: The trained network. The loss holds a copy of it in evaluation mode, so that the network itself may be
+            the one that is pruned and trained.
+        temperature: T, by which the logits of both networks are divided in the second term; above 0.
+        soft_fraction: a, the weight of the second term, from 0 to 1.
+        forward: (model, batch) -> outputs of the teacher, as for `train`.
+
+    Returns:
+        A loss (outputs, batch) -> scalar, as `prunus.train`, `prunus.compress` and `prunus.evaluate` take it. Outputs
+        are logits [B, C], or [B, T, C] and [B, C, H, W] with a label each; ignored labels do not count.
+
+    Raises:
+        SpecError: The temperature or the fraction is out of range.
+
+    Example:
+        >>> import prunus
+        >>> data, model = prunus.load_data("digits"), nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        >>> loss = prunus.distillation_loss(model)
+        >>> pruned = prunus.prune(model, 0.2)
+        >>> recipe = prunus.Recipe(epochs=1, learning_rate=1e-3, batch_size=128)
+        >>> history = prunus.train(model, data, recipe, masks=pruned.masks, loss=loss)
+
+    Source: Hinton, Vinyals & Dean 2015, section 2.
+    """
+    if not 0 < temperature < float("inf"):
+        raise SpecError(f"Expected a temperature above 0, got {temperature}.")
+    if not 0 <= soft_fraction <= 1:
+        raise SpecError(f"Expected a soft_fraction from 0 to 1, got {soft_fraction}.")
+    teacher = copy.deepcopy(teacher).eval().requires_grad_(requires_grad=False)
+
+    def loss(outputs: object, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            of_teacher = output_tensor(teacher, call_model(teacher, batch, forward))
+        logits, labels = _counted_rows(output_tensor(teacher, outputs), labels_of(batch))
+        targets, _ = _counted_rows(of_teacher, labels_of(batch))
+        if logits.shape != targets.shape:
+            raise StatisticsError(
+                f"Expected a teacher with the classes of the network, {logits.shape[1]}, got {targets.shape[1]}; pass "
+                "another teacher, or a forward that returns these classes."
+            )
+        soft = F.cross_entropy(logits / temperature, (targets / temperature).softmax(1))
+        return (1 - soft_fraction) * F.cross_entropy(logits, labels) + soft_fraction * temperature**2 * soft
+
+    return loss
+
+
+def _counted_rows(outputs: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The logits [M, C] in float32 or wider, and the labels [M], of the labels that count."""
+    logits, targets = loss_rows(outputs, labels, LOSSES["cross_entropy"])
+    counts = targets != IGNORE_INDEX
+    if logits.dtype.itemsize < 4:  # autocast
+        logits = logits.float()
+    return (logits, targets) if counts.all() else (logits[counts], targets[counts])

@@ -90,7 +90,9 @@ class SparseGpt(LayerMethod):
     def _run(self, task: LayerTask) -> tuple[MaskDict, Params, dict[str, float]]:
         """The masks, the updated weights, and the predicted increase of the error of each layer."""
         scope, weights = task.scope, task.weights
-        pruners = {name: ColumnPruner(name, weights[name], hessian) for name, hessian in task.hessians.items()}
+        pruners = {
+            name: ColumnPruner(name, weights[name], hessian) for name, hessian in task.hessians.items()
+        }
         if self.mask_block_size is None or scope.ranks_layers_together:
             scores = {name: pruner.scores() for name, pruner in pruners.items()}
             masks = scope.select(scores, task.density, task.within, derive_seed(task.seed, "once"))

@@ -29,8 +29,10 @@ EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence"
 LETTERS = (*ascii_lowercase, *map("".join, product(ascii_lowercase, repeat=2)))
 SIZE_SETTINGS = ("data", "epochs", "retrain_epochs", "rounds", "examples", "test_examples", "networks")
 """The settings, without the names of their groups, that say how large a run is."""
-SAME_SIZE = {"network", "backend"}
-"""The settings that can be changed without changing the size: backends compute the same up to rounding."""
+ROUNDING = {"backend", "autocast"}
+"""The settings that decide how a training is computed, of which its results depend by rounding alone."""
+SAME_SIZE = {"network", *ROUNDING}
+"""The settings that can be changed without changing the size."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ class _Answer:
     size: str = "default"
     other_settings: str = ""
     """How the runs differ from the default size; empty where they do not."""
-    backend: str = ""
-    """The backend that `--backend` chose for all of the runs; empty for the default, and if they have several."""
+    rounding: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """The settings in ROUNDING that the runs of each network have; empty for the defaults."""
 
 
 def claims(store: Path | str | None = None) -> list[ListedClaim]:
@@ -162,14 +164,14 @@ def _answer(experiment: Experiment, store: Store, requested: Sequence[Request]) 
     joined = _join(experiment, counted or [last])
     decisions = decide_claims(experiment.claims, experiment.select(rows_of(store, joined)))
     by_text = {decision.claim: decision for decision in decisions}
-    backends = {str(request.settings.get("backend", "")) for request in counted}
+    rounding = {
+        network: {key: str(request.settings[key]) for key in sorted(ROUNDING & request.settings.keys())}
+        for request in counted
+        for network in experiment.networks_and_settings(request.settings)[0]
+    }
     return _Answer(
-        default_size(experiment),
-        by_text,
-        size,
-        "" if counted else ", ".join(changes),
-        backends.pop() if len(backends) == 1 else "",
-    )
+        default_size(experiment), by_text, size, "" if counted else ", ".join(changes), rounding
+    )  # fmt: skip
 
 
 def _join(experiment: Experiment, requests: Sequence[Request]) -> Request:
@@ -192,7 +194,8 @@ def _part(
     decision = answer.decisions.get(text)
     verdict, note = _verdict(decision, answer, experiment, _effect(claim))
     words = ["prunus", "run", experiment.name, *[f"--{answer.size}"] * (answer.size != "default")]
-    words += ["--backend", answer.backend] if answer.backend else []
+    for key, value in answer.rounding.get(group or experiment.networks[0], {}).items():
+        words += ["--set", f"{key}={value}"]
     return ListedClaim(
         id=str(statement.number),
         claim=text,

@@ -136,14 +136,16 @@ def test_claim_is_listed_for_its_networks(store, monkeypatch):
     assert {network for curve, network in parts if curve == "inputs of fc2"} == {"lenet-300-100", "lenet-5"}
 
 
-def test_runs_of_the_default_size_with_another_backend_decide(store):
+@pytest.mark.parametrize("setting", [{"backend": "auto"}, {"autocast": "bfloat16"}])
+def test_runs_of_the_default_size_that_differ_by_rounding_decide(store, setting):
     entries = SMALL.labeled_runs("default", range(3), {})
-    store.request(SMALL.name, "default", entries, {"backend": "auto"})
+    store.request(SMALL.name, "default", entries, setting)
     for label, spec in entries:
         finish(store, spec, [{"error": ERRORS[label["curve"]][label["replicate"]]}])
     first = claims(store.path)[0]
     assert (first.verdict, first.n, first.note) == ("holds", 3, "")
-    assert first.command == f"prunus run test.small --backend auto --store {store.path}"
+    ((key, value),) = setting.items()
+    assert first.command == f"prunus run test.small --set {key}={value} --store {store.path}"
 
 
 def test_effect_of_not_lower_is_the_margin(store, monkeypatch):

@@ -77,7 +77,8 @@ def _attention_of_projections(attention: nn.MultiheadAttention) -> nn.MultiheadA
         attention.embed_dim, attention.num_heads, attention.dropout, bias=False,
         add_zero_attn=attention.add_zero_attn, batch_first=attention.batch_first, device="meta",
     )  # fmt: skip
-    core._qkv_same_embed_dim, core.in_proj_weight = False, None
+    core._qkv_same_embed_dim = False
+    core.register_parameter("in_proj_weight", None)
     core.q_proj_weight = core.k_proj_weight = core.v_proj_weight = core.out_proj.weight = _identity(attention)
     core.bias_k, core.bias_v = attention.bias_k, attention.bias_v
     return core

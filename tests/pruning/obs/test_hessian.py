@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunus.pruning.obs.exact_obs import ExactObs
-from prunus.pruning.obs.hessian import STRIPE_ROWS, layer_hessians
+from prunus.pruning.obs.hessian import ERROR_COLUMNS, STRIPE_ROWS, layer_hessians
 from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
@@ -31,6 +31,14 @@ def test_error_of_h_is_that_of_the_outputs(kind):
         model[0].weight.add_(change)
     message = (model(inputs) - before).detach().square().sum() / len(inputs)
     assert actual.error(change) == pytest.approx(float(message), rel=1e-9)
+
+
+def test_error_is_that_of_the_outputs_of_wide_layers_too():
+    size = 2 * ERROR_COLUMNS + 45
+    model, inputs, change = nn.Linear(size, 3).double(), correlated(N, size), draw(3, size)
+    actual = layer_hessians(model, prunable_weights(model), inputs)["weight"]
+    by_hand = (inputs @ change.T).square().sum() / N
+    assert actual.error(change) == pytest.approx(float(by_hand), rel=1e-9)
 
 
 def test_h_is_twice_the_mean_of_the_outer_products():

@@ -163,7 +163,9 @@ class Masks(Mapping[str, Tensor]):
         """Apply the masks now and after every step of `optimizer`, in any training loop.
 
         Gradients of pruned weights are zero as soon as they are computed, so that gradient clipping sees the kept
-        weights only. Masks may be attached to several optimizers, each of which steps some of the masked parameters.
+        weights only. Masks may be attached to several optimizers, each of which steps some of the masked parameters;
+        attach them to every one that does. What another optimizer adds to pruned weights stays until the next step of
+        an attached one.
 
         Returns:
             These masks.

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.optim.swa_utils import AveragedModel
 
 from prunus.errors import ModelError
 
@@ -46,12 +47,12 @@ def check_initialized(model: nn.Module, *, is_changed: bool = True) -> None:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside of those that torch.compile, DataParallel and DistributedDataParallel return.
+    """The module inside of those that torch.compile, (Distributed)DataParallel and AveragedModel return.
 
     >>> unwrapped(nn.DataParallel(nn.Linear(1, 1)))
     Linear(in_features=1, out_features=1, bias=True)
     """
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
     while isinstance(model, wrappers) or isinstance(getattr(model, "_orig_mod", None), nn.Module):
         model = model.module if isinstance(model, wrappers) else model._orig_mod  # type: ignore[assignment]
     return model

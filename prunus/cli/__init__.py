@@ -25,9 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with interruptible():
             from prunus.cli.app import app
-            from prunus.cli.exit_codes import run
+            from prunus.cli.exit_codes import run_app
 
-            code = run(app, None if arguments is None else list(arguments))
+            code = run_app(app, None if arguments is None else list(arguments))
     except Interrupted as error:  # while the command was being imported
         print(f"error: {error.sentence}", file=sys.stderr)
         code = error.exit_code

@@ -19,9 +19,9 @@ from typing import Any, ParamSpec, TextIO
 import typer
 from typer.core import TyperGroup
 
-from prunus.cli.interrupts import Interrupted, describe
+from prunus.cli.interrupts import Interrupted, format_sentence
 from prunus.cli.output import log, results_to_stdout, stdout
-from prunus.cli.progress import reporting
+from prunus.cli.progress import show_progress
 from prunus.errors import PrunusError
 from prunus.registry import suggestion
 
@@ -89,7 +89,7 @@ class CommandGroup(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
+def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     """Run a command line; a wrong option gives one sentence on stderr.
 
     Args:
@@ -144,7 +144,7 @@ def with_exit_codes(command: Callable[Arguments, None], name: str) -> Callable[A
     def wrapped(*arguments: Arguments.args, **options: Arguments.kwargs) -> None:
         with _one_line_warnings():
             try:
-                with reporting(f"prunus {name}"), results_to_stdout():
+                with show_progress(f"prunus {name}"), results_to_stdout():
                     command(*arguments, **options)
                     stdout().flush()
             except (typer.Exit, typer.Abort, UsageError):
@@ -168,7 +168,7 @@ def _describe(error: BaseException) -> tuple[str, int]:
         case Interrupted():
             return error.sentence, error.exit_code
         case KeyboardInterrupt():
-            return describe("interrupted", error), INTERRUPTED
+            return format_sentence("interrupted", error), INTERRUPTED
         case PrunusError():
             return str(error), error.exit_code
         case ModuleNotFoundError():

@@ -33,10 +33,10 @@ class Interrupted(BaseException):
     @property
     def sentence(self) -> str:
         """The sentence for stderr; the notes of the exception say what to do next."""
-        return describe(SIGNALS[signal.Signals(self.number).name], self)
+        return format_sentence(SIGNALS[signal.Signals(self.number).name], self)
 
 
-def describe(what: str, error: BaseException) -> str:
+def format_sentence(what: str, error: BaseException) -> str:
     """Format an event and the notes of an exception as one sentence.
 
     Args:
@@ -47,7 +47,7 @@ def describe(what: str, error: BaseException) -> str:
         The sentence, with its full stop.
 
     Example:
-        >>> describe("interrupted", KeyboardInterrupt())
+        >>> format_sentence("interrupted", KeyboardInterrupt())
         'interrupted.'
     """
     return f"{'; '.join([what, *getattr(error, '__notes__', [])])}."

@@ -140,7 +140,7 @@ def check_format(model: "nn.Module", path: Path) -> None:
         pack(model.state_dict() | {n: t.detach().flatten()[:1].clone() for n, t in dense.items()})
 
 
-def train_network(name: str, model: "nn.Module", data: Any, seed: int) -> None:
+def train_with_its_recipe(name: str, model: "nn.Module", data: Any, seed: int) -> None:
     """Train the model, in place, with the recipe of its name.
 
     Args:

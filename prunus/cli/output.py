@@ -6,13 +6,13 @@ Text from a file is never interpreted as markup or control codes.
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
+from itertools import zip_longest
 from typing import TextIO
 
-from rich import box
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 
@@ -38,6 +38,9 @@ errors = _Errors(stderr=True, highlight=False)
 FILE_WIDTH = 140
 """Columns of a table that is written to a file or a pipe."""
 
+GAP = "   "
+"""What is between the columns of a table."""
+
 _stdout: list[TextIO] = []
 """The stdout of the commands that run, the innermost last."""
 
@@ -51,6 +54,8 @@ def clean(text: str) -> str:
     >>> clean("a\nb\x1b[2J")
     'a b\\x1b[2J'
     """
+    if text.isprintable():
+        return text
     line = " ".join(text.split("\n"))
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
@@ -89,6 +94,12 @@ def echo_json(value: object) -> None:
     echo(json.dumps(value, indent=2))
 
 
+def echo_json_list(values: Iterable[object]) -> None:
+    """Print a JSON list to stdout, one element per line: for long lists, which `json` indents slowly."""
+    lines = ",\n".join(map(json.dumps, values))
+    echo(f"[\n{lines}\n]" if lines else "[]")
+
+
 def echo_table(
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],
@@ -107,14 +118,44 @@ def echo_table(
         footer: The number of rows, from the bottom, that are below a line.
         title: Printed above the table.
     """
+    has_width = stdout().isatty() or "COLUMNS" in os.environ
+    console = _Results(file=stdout(), highlight=False, width=None if has_width else FILE_WIDTH)
+    cells = [[clean(cell) for cell in row] for row in (columns, *rows)]
+    widths = _column_widths(cells, console.width)
+    lines = [_table_row(row, widths, text_columns) for row in cells]
+    rule = ("-" if console.options.ascii_only else "─") * (sum(widths) + len(GAP) * (len(widths) - 1))
     for function in before_output:
         function()
-    table = Table(
-        title=title or None, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
+    if title:
+        console.print(Text(title, "table.title"))
+    console.print(Text(lines[0], "table.header"), soft_wrap=True)
+    body = [rule, *lines[1:]]
+    if 0 < footer < len(rows):
+        body.insert(len(body) - footer, rule)
+    print("\n".join(body), file=stdout())
+
+
+def _column_widths(cells: Sequence[Sequence[str]], available: int) -> list[int]:
+    """Return the width of each column: that of its widest cell, or less where the table would be too wide."""
+    widths = [max(1, *map(cell_len, column)) for column in zip(*cells, strict=True)]
+    available -= len(GAP) * (len(widths) - 1)
+    while sum(widths) > available and max(widths) > 1:
+        widths[widths.index(max(widths))] -= 1
+    return widths
+
+
+def _table_row(row: Sequence[str], widths: Sequence[int], text_columns: int) -> str:
+    """Return a row as one line, or as several if a cell is wider than its column."""
+    parts = [
+        [cell]
+        if cell_len(cell) <= width
+        else [line.plain.rstrip() for line in Text(cell).wrap(errors, width)]
+        for cell, width in zip(row, widths, strict=True)
+    ]
+    return "\n".join(
+        GAP.join(
+            set_cell_size(cell, width) if index < text_columns else " " * (width - cell_len(cell)) + cell
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in zip_longest(*parts, fillvalue="")
     )
-    for index, name in enumerate(columns):
-        table.add_column(Text(name), justify="left" if index < text_columns else "right", overflow="fold")
-    for number, row in enumerate(rows, start=1):
-        table.add_row(*(Text(clean(cell)) for cell in row), end_section=number == len(rows) - footer)
-    has_width = stdout().isatty() or "COLUMNS" in os.environ
-    _Results(file=stdout(), highlight=False, width=None if has_width else FILE_WIDTH).print(table)

@@ -105,7 +105,7 @@ _reporters: list[Reporter] = []
 
 
 @contextmanager
-def reporting(what: str) -> Iterator[None]:
+def show_progress(what: str) -> Iterator[None]:
     """In the block, `report` shows progress on stderr until the first result is printed.
 
     Args:

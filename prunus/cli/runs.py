@@ -9,12 +9,15 @@ import typer
 
 from prunus.cli.exit_codes import CommandGroup, with_exit_codes
 from prunus.cli.options import AsJson, Force, StoreDir, argument, flag, optional
-from prunus.cli.output import echo, echo_json, echo_table, log
+from prunus.cli.output import echo, echo_json, echo_json_list, echo_table, log
 from prunus.cli.runs_watch import pause, resume, watch
 
 RUN_ID = "ID of a run. The first characters of the ID or of its hash suffice."
 RunId = Annotated[str, argument("RUN_ID", RUN_ID)]
 RUN_IDS = "IDs of the runs to remove. The first characters suffice."
+EXPERIMENT = (
+    "Export only the runs of this experiment and those that they depend on. May be given several times."
+)
 
 
 def list_(store: StoreDir, as_json: AsJson = False) -> None:
@@ -23,15 +26,16 @@ def list_(store: StoreDir, as_json: AsJson = False) -> None:
     Example: prunus runs list --store store
     """
     from prunus.cli.runs_tables import LISTED, list_cells, list_json
-    from prunus.runs.store import Store
+    from prunus.runs.store import Store, without_garbage_collection
 
-    runs = Store(store, create=False).runs()
-    if as_json:
-        echo_json([list_json(run) for run in runs])
-    elif runs:
-        echo_table(LISTED, [list_cells(run) for run in runs], text_columns=4)
-    else:
-        echo(f"The store {store} has no runs.")
+    with without_garbage_collection():
+        runs = Store(store, create=False).runs()
+        if as_json:
+            echo_json_list(map(list_json, runs))
+        elif runs:
+            echo_table(LISTED, [list_cells(run) for run in runs], text_columns=4)
+        else:
+            echo(f"The store {store} has no runs.")
 
 
 def show(id: RunId, store: StoreDir, as_json: AsJson = False) -> None:
@@ -147,6 +151,7 @@ def rm(
 def export(
     store: Annotated[Path, argument("STORE", "Run store.")],
     out: Annotated[Path, optional("FILE", "Output path.")],
+    experiment: Annotated[list[str] | None, optional("NAME", EXPERIMENT)] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -163,7 +168,7 @@ def export(
 
     opened = Store(store, create=False)
     check_writable(out, force=force, inputs=opened.path.rglob("*"))
-    result = export_runs(opened, out)
+    result = export_runs(opened, out, experiment or ())
     if as_json:
         echo_json({"file": str(out), **asdict(result)})
         return

@@ -44,7 +44,8 @@ def save(
 
     Args:
         network: A module, or the result of `compress`, whose recipe is then stored as well. Of a module that
-            torch.compile or DataParallel has wrapped, the wrapped module is written, with its own names.
+            torch.compile or DataParallel has wrapped, the wrapped module is written, with its own names; of an
+            AveragedModel, the average, which is loaded into the plain model.
         path: The file to write.
         encoding: How positions and values become bytes; by default that of the recipe.
         metadata: A JSON object to store in the header, without the keys `edits` and `negative_zeros_cleared`.

@@ -138,7 +138,7 @@ def removal_costs(weights: Params, hessians: dict[str, LayerHessian]) -> Scores:
     Raises:
         NonFiniteError: A Hessian is singular with its damping.
 
-    >>> hessian = LayerHessian(torch.tensor([[[2.0, 0.0], [0.0, 4.0]]], dtype=torch.float64), 0.0, 1, 2)
+    >>> hessian = LayerHessian(torch.tensor([[[2.0, 0.0], [0.0, 4.0]]], dtype=torch.float64), 0.0, 2)
     >>> removal_costs({"fc": torch.tensor([[1.0, 1.0]])}, {"fc": hessian})["fc"].float()
     tensor([[1., 2.]])
     """

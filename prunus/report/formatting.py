@@ -3,8 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING
 
-from prunus.training.evaluation import Evaluation
+if TYPE_CHECKING:
+    from prunus.training.evaluation import Evaluation
 
 UNSET = (None, "", "none", 0)
 """Values of fields that are left out."""
@@ -63,9 +65,10 @@ def format_bits(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0") if value else "–"
 
 
-def format_error(result: Evaluation) -> str:
+def format_error(result: "Evaluation") -> str:
     """Format the error in percent with the decimal places that a single example can change.
 
+    >>> from prunus.training.evaluation import Evaluation
     >>> format_error(Evaluation(0.1, 98.4, 10_000)), format_error(Evaluation(0.1, 100 * 271 / 300, 300))
     ('1.60 %', '9.7 %')
     """
@@ -73,16 +76,17 @@ def format_error(result: Evaluation) -> str:
     return f"{result.error:.{places}f} %"
 
 
-def quality_name(result: Evaluation) -> str:
+def quality_name(result: "Evaluation") -> str:
     """What `format_quality` shows: "metric" where there is one, else "error" where labels are classes, else "loss"."""
     if result.metric is not None:
         return "metric"
     return "loss" if math.isnan(result.accuracy) else "error"
 
 
-def format_quality(result: Evaluation) -> str:
+def format_quality(result: "Evaluation") -> str:
     """Format the metric, else the error, else the loss of an evaluation.
 
+    >>> from prunus.training.evaluation import Evaluation
     >>> format_quality(Evaluation(0.25, math.nan, 60)), format_quality(Evaluation(0.25, math.nan, 60, metric=-0.5))
     ('0.25', '-0.5')
     """

@@ -8,10 +8,11 @@
 
 Each file carries a digest of its content, which every read verifies. The record of a finished run states how many rows
 and which tensors there are, so that a file that is missing is an error too. No other module spells these names.
+
+Torch is imported only when tensors are read or written, so that a store is listed without it.
 """
 
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -20,35 +21,30 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from filelock import BaseFileLock
-from safetensors import SafetensorError
-from safetensors.torch import load as tensors_from_bytes
-from safetensors.torch import save as tensors_to_bytes
-from torch import Tensor
 
 from prunus.errors import StoreError
 from prunus.files import TEMPORARY
-from prunus.masks import pack_mask, unpack_mask
 from prunus.runs.content import (
     ZEROS,
     Row,
     append_rows,
     drop_partial_line,
-    is_intact,
     read_file,
     read_rows,
-    seal,
     store_errors,
     write_file,
 )
 from prunus.runs.record import RECORD, RunRecord, check_id, read_record, write_record
-from prunus.types import MaskDict, Params
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from prunus.types import MaskDict, Params
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_HEADER_SIZE_BYTES = 8
 ADVICE = "remove the run, `prunus runs rm"
 
 
@@ -102,7 +98,7 @@ class RunDirectory:
         return self._read_rows(self._curve_path, "curve")
 
     def save_tensors(
-        self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
+        self, name: str, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, Any] | None = None
     ) -> None:
         """Write tensors, with plain values, in place of what `name` held.
 
@@ -111,11 +107,13 @@ class RunDirectory:
             tensors: Tensors of any device and layout.
             metadata: Values that JSON has a form for.
         """
-        # Cloned, because safetensors refuses tensors that share memory.
-        copies = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
-        self._write_tensors(name, copies, {"metadata": metadata, "names": list(tensors)})
+        from prunus.runs.tensor_files import tensors_to_bytes
 
-    def load_tensors(self, name: str) -> Params:
+        path = self.checkpoint_path(name)
+        self._check_may_write()
+        write_file(path, tensors_to_bytes(tensors, metadata))
+
+    def load_tensors(self, name: str) -> "Params":
         """Return the tensors of `name`, on the CPU, in the order in which they were saved.
 
         Raises:
@@ -130,7 +128,7 @@ class RunDirectory:
         """Return the plain values that were saved with the tensors of `name`."""
         return self._read_tensors(name)[1]["metadata"] or {}
 
-    def save_masks(self, name: str, masks: MaskDict) -> None:
+    def save_masks(self, name: str, masks: "MaskDict") -> None:
         """Write masks, with one bit per weight, in place of what `name` held.
 
         Args:
@@ -141,25 +139,24 @@ class RunDirectory:
             StoreError: The name is not the name of a file, the file cannot be written, the directory is read-only, or
                 another process has taken the run over.
         """
-        empty = torch.zeros(0, dtype=torch.bool)
-        flat = torch.cat([empty, *(mask.detach().cpu().reshape(-1) for mask in masks.values())])
-        shapes = [[key, *mask.shape] for key, mask in masks.items()]
-        self._write_tensors(name, {"bits": pack_mask(flat)}, {"metadata": None, "masks": shapes})
+        from prunus.runs.tensor_files import masks_to_bytes
 
-    def load_masks(self, name: str) -> MaskDict:
+        path = self.checkpoint_path(name)
+        self._check_may_write()
+        write_file(path, masks_to_bytes(masks))
+
+    def load_masks(self, name: str) -> "MaskDict":
         """Return the masks of `name`.
 
         Raises:
             StoreError: There are none, they are damaged, or `name` holds tensors that are not masks.
         """
+        from prunus.runs.tensor_files import masks_from_bits
+
         tensors, about = self._read_tensors(name)
         if "masks" not in about:
             raise StoreError(f"{self.checkpoint_path(name)} holds tensors, not masks.")
-        shapes = {key: torch.Size(shape) for key, *shape in about["masks"]}
-        sizes = [shape.numel() for shape in shapes.values()]
-        parts = torch.split(unpack_mask(tensors["bits"], [sum(sizes)]), sizes)
-        layers = zip(shapes.items(), parts, strict=True)
-        return {key: part.reshape(shape).clone() for (key, shape), part in layers}
+        return masks_from_bits(tensors["bits"], about["masks"])
 
     def has(self, name: str) -> bool:
         """Return whether there are tensors or masks of that name, or whether the finished run had some."""
@@ -183,7 +180,7 @@ class RunDirectory:
         with store_errors(self.checkpoint_path(name)):
             self.checkpoint_path(name).unlink(missing_ok=True)
 
-    def check_input(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+    def check_input(self, name: str, tensors: "Mapping[str, Tensor]") -> None:
         """Record the digest of data that a user's function returned, or compare it with that of earlier computations.
 
         Args:
@@ -193,6 +190,8 @@ class RunDirectory:
         Raises:
             StoreError: An earlier attempt of this run, or a run that it was made from, computed with other data.
         """
+        from prunus.runs.tensor_files import tensors_digest
+
         if not self.has_record():
             return
         record, digest = self.record(), tensors_digest(tensors)
@@ -314,27 +313,15 @@ class RunDirectory:
                 raise StoreError(f"{path} is damaged: expected {expected} rows, got {len(rows)}.")
             return rows
 
-    def _write_tensors(self, name: str, tensors: Params, about: Mapping[str, Any]) -> None:
-        path = self.checkpoint_path(name)
-        self._check_may_write()
-        metadata = {"digest": ZEROS, "prunus": json.dumps(about, separators=(",", ":"))}
-        write_file(path, seal(tensors_to_bytes(tensors, metadata)))
+    def _read_tensors(self, name: str) -> "tuple[Params, dict[str, Any]]":
+        from prunus.runs.tensor_files import tensors_from_bytes
 
-    def _read_tensors(self, name: str) -> tuple[Params, dict[str, Any]]:
         path = self.checkpoint_path(name)
         with self._with_advice():
             try:
-                content = read_file(path)
+                return tensors_from_bytes(read_file(path), path)
             except FileNotFoundError:
                 raise self._missing(name) from None
-            if not is_intact(content):
-                raise StoreError(f"{path} is damaged: its content does not have the digest written with it.")
-            try:
-                end = _HEADER_SIZE_BYTES + int.from_bytes(content[:_HEADER_SIZE_BYTES], "little")
-                header = json.loads(content[_HEADER_SIZE_BYTES:end])
-                return tensors_from_bytes(content), json.loads(header["__metadata__"]["prunus"])
-            except (SafetensorError, ValueError, KeyError) as error:
-                raise StoreError(f"{path} cannot be read: {error}.") from error
 
     def _missing(self, name: str) -> StoreError:
         record = self.record() if self.has_record() else None
@@ -355,16 +342,6 @@ class RunDirectory:
             store = self.path.parent.parent
             advice = f"{ADVICE} {self.id} --store {store}`, and run the command again"
             raise StoreError(f"{str(error).rstrip('.')}; {advice}.") from error.__cause__
-
-
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return a digest of tensors: their names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in tensors.items():
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[: len(ZEROS)]
 
 
 def file_system_time(folder: Path) -> float:

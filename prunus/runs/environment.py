@@ -7,9 +7,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from prunus.version import __version__
 
 EXPORTED = (
@@ -30,6 +27,9 @@ def environment(executor: str, device: str) -> dict[str, Any]:
         Plain values by name: versions, the commit, the machine, the threads, the device and the executor. A value that
         does not apply or is not known is None.
     """
+    import numpy as np  # here, because a store is listed without torch and NumPy
+    import torch
+
     return {
         "prunus": __version__,
         "commit": _commit(),

@@ -8,7 +8,7 @@ from itertools import islice
 from statistics import median
 
 from prunus.errors import SpecError
-from prunus.runs.record import check_settings_match, describe_run
+from prunus.runs.record import RunRecord, check_settings_match, describe_run
 from prunus.runs.spec import RunSpec, run_id
 from prunus.runs.store import Store
 
@@ -127,10 +127,10 @@ def with_dependents(ids: Iterable[str], dependencies: Mapping[str, Iterable[str]
     return affected
 
 
-def seconds_per_unit(store: Store) -> dict[str, float]:
+def seconds_per_unit(runs: Iterable[RunRecord]) -> dict[str, float]:
     """Return the median of the seconds that a unit of each cost took in the runs that were computed here."""
     measured: dict[str, list[float]] = {}
-    for run in store.runs():
+    for run in runs:
         unit, number = run.cost
         if run.state == "done" and not run.imported and number > 0:
             measured.setdefault(unit, []).append(run.seconds / number)

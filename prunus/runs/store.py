@@ -148,7 +148,7 @@ class Store:
         The record of a run that cannot be read is left out, with a warning.
         """
         records = []
-        with _without_garbage_collection():
+        with without_garbage_collection():
             for path in self._paths():
                 try:
                     records.append(self._with_state(read_record(path)))
@@ -156,11 +156,11 @@ class Store:
                     # A run without files was removed, or has only started.
                     if path.is_dir() and not RunDirectory(path).is_empty():
                         warnings.warn(f"The run {path.name} is left out: {error}", stacklevel=2)
-        requesting = self._requesting_experiments(records)
-        return [
-            replace(record, experiments=requesting[record.id]) if record.id in requesting else record
-            for record in records
-        ]
+            requesting = self._requesting_experiments(records)
+            return [
+                replace(record, experiments=requesting[record.id]) if record.id in requesting else record
+                for record in records
+            ]
 
     def run(self, id: str) -> RunRecord:
         """Return the record of a run, finished or not. Raises StoreError if it cannot be read."""
@@ -370,8 +370,8 @@ class Store:
 
 
 @contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Do not search for cycles inside: a third of the time to read many records, which have none."""
+def without_garbage_collection() -> Iterator[None]:
+    """Do not search for cycles in the block: a third of the time to read or list many records, which have none."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -103,7 +103,8 @@ def sweep_status(store: Store) -> SweepStatus:
         costs |= {id: costs.get(id) for id in sweep["requested"]}
         costs |= {id: (unit, number) for id, (unit, number) in sweep["todo"].items()}
         dependencies |= sweep.get("dependencies", {})  # a store of an earlier version has none
-    records = {run.id: run for run in store.runs() if run.id in costs}
+    runs = store.runs()
+    records = {run.id: run for run in runs if run.id in costs}
     states = {id: records[id].state if id in records else "waiting" for id in costs}
     failing = {id for id, state in states.items() if state == "failed"}
     unfinished = {
@@ -115,7 +116,7 @@ def sweep_status(store: Store) -> SweepStatus:
     )
     left = tuple(id for id, state in states.items() if state not in ("done", "failed"))
     steps = {id: store.directory(id, unfinished=True).steps() for id in running}
-    pace = {**_pace_of_running(records, steps), **seconds_per_unit(store)}
+    pace = {**_pace_of_running(records, steps), **seconds_per_unit(runs)}
     work = [_seconds(costs[id], steps.get(id), pace) for id in left]
     known = [seconds for seconds in work if seconds is not None]
     return SweepStatus(

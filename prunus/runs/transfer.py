@@ -4,17 +4,17 @@ A file is JSON lines, each with its digest: a header, then one line per run and 
 CPU and threads, but no host and no folder. An imported run is done; what needs its tensors raises a StoreError.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from prunus.errors import StoreError
 from prunus.files import write_atomic
+from prunus.registry import suggestion
 from prunus.runs.content import Row, read_rows, to_lines
 from prunus.runs.environment import EXPORTED
 from prunus.runs.record import check_id, from_plain, to_plain
-from prunus.runs.requests import Request, add_request, request_from_plain
+from prunus.runs.requests import add_request, request_from_plain
 from prunus.runs.store import Store
 
 FORMAT, VERSION = "prunus runs", 1
@@ -31,21 +31,31 @@ class Transferred:
     requests: int = 0
 
 
-def export_runs(store: Store, path: Path) -> Transferred:
-    """Write the finished runs of a store, and the requests for any of them, to the file `path`.
+def export_runs(store: Store, path: Path, experiments: Collection[str] = ()) -> Transferred:
+    """Write finished runs of a store, and what experiments requested, to the file `path`.
 
     Args:
         store: The store; nothing is written to it.
         path: The file to write; an existing one is replaced.
+        experiments: The names of experiments: only what they requested, of any size, and the runs that it depends on.
+            Empty: all runs and requests.
 
     Returns:
         What was written; `skipped` has the runs that are not finished.
 
     Raises:
-        StoreError: A file of a run is damaged.
+        StoreError: A file of a run is damaged, or the store has no request of an experiment.
         OutputError: The file cannot be written.
     """
-    runs = store.runs()
+    runs, requests = store.runs(), store.requests()
+    if experiments:
+        known = {request.experiment for request in requests}
+        if missing := [name for name in experiments if name not in known]:
+            hint = suggestion(missing[0], known) or f"it has {', '.join(sorted(known)) or 'none'}."
+            raise StoreError(f"The store {store.path} has no experiment {missing[0]!r}; {hint}")
+        requests = [request for request in requests if request.experiment in experiments]
+        names = {request.name for request in requests}
+        runs = [run for run in runs if not names.isdisjoint(run.experiments)]
     done = [run for run in runs if run.state == "done"]
     lines: list[Row] = []
     for run in done:
@@ -53,7 +63,6 @@ def export_runs(store: Store, path: Path) -> Transferred:
         environments = tuple({k: v for k, v in each.items() if k in EXPORTED} for each in run.environments)
         record = to_plain(replace(run, attempt="", started=0.0, environments=environments))
         lines.append({"run": record, "rows": directory.rows(), "curve": directory.curve()})
-    requests = store.requests()
     lines += [{"request": asdict(request)} for request in requests]
     header = {"format": FORMAT, "version": VERSION, "lines": len(lines)}
     write_atomic(path, to_lines(path, [header, *lines]))
@@ -86,7 +95,7 @@ def import_runs(path: Path, store: Store) -> Transferred:
     runs, requests = [], []
     for line in lines:
         if "request" in line:
-            requests.append(_request(line["request"], path))
+            requests.append(request_from_plain(line["request"], path))
             continue
         record = replace(check_id(from_plain(line.get("run", {}), path), path), imported=True)
         if record.state != "done":
@@ -97,12 +106,6 @@ def import_runs(path: Path, store: Store) -> Transferred:
         add_request(store.requests_path, request)
     new, known = (tuple(id for id in added if added[id] == is_new) for is_new in (True, False))
     return Transferred(new, known, len(requests))
-
-
-def _request(value: Any, path: Path) -> Request:
-    if not isinstance(value, dict):
-        raise StoreError(f"{path} is damaged: expected the request of an experiment, got {value!r}.")
-    return request_from_plain(value, path)
 
 
 def _rows(line: Row, key: str, path: Path) -> Sequence[Row]:

@@ -85,6 +85,8 @@ class TicketSpec(BaselineRun):
     """Index of the repetition of random actions, for example of reinitializing the same ticket again."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.rounds, int) or self.rounds < 1:
+            raise SpecError(f"Expected rounds as a whole number of at least 1, got {self.rounds!r}.")
         levels = tuple(sorted(set(self.levels)))
         object.__setattr__(self, "levels", () if levels == self._all_levels else levels)
 
@@ -234,8 +236,7 @@ class TicketSpec(BaselineRun):
                 f"Expected no levels for an iterative ticket, got {self.levels}; it trains every level. Use "
                 "schedule='one_shot' or masks_from."
             )
-        invalid = [level for level in self.levels if level not in self._all_levels]
-        if invalid or self.rounds < 1:
+        if invalid := [level for level in self.levels if level not in self._all_levels]:
             raise SpecError(
                 f"Expected levels from 1 to the number of rounds, got levels {invalid} of {self.rounds} rounds."
             )

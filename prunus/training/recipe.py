@@ -16,6 +16,7 @@ class Recipe:
     """How to train: everything that the training loop needs besides model, data and seed."""
 
     epochs: int
+    """0: the weights stay as they are, for example to prune without training again."""
     learning_rate: float
     batch_size: int
     """The number of examples of an optimizer step."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 import prunus
 from prunus.compression.container import (
@@ -131,6 +132,8 @@ def test_wrapped_module_is_saved_as_the_module_inside(tmp_path):
     wrapped = nn.DataParallel(torch.compile(model))
     prunus.save(wrapped, tmp_path / "f.prunus")
     assert list(read(tmp_path / "f.prunus")) == ["0.weight", "0.bias"]
+    prunus.save(AveragedModel(model), tmp_path / "average.prunus")
+    assert (tmp_path / "average.prunus").read_bytes() == (tmp_path / "f.prunus").read_bytes()
     for target in (nn.Sequential(nn.Linear(2, 3)), nn.DataParallel(nn.Sequential(nn.Linear(2, 3)))):
         load(tmp_path / "f.prunus", into=target)
         assert all(torch.equal(a, b) for a, b in zip(target.parameters(), model.parameters(), strict=True))

@@ -17,7 +17,7 @@ from torch import nn
 
 import prunus
 from prunus.experiments.results import write_results
-from prunus.report import write_page
+from prunus.report.compression import write_page
 from prunus.report.figure_data import Curve, FigureData, Reference
 from prunus.training import Recipe
 

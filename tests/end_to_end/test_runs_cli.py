@@ -174,6 +174,18 @@ def test_runs_are_imported_without_the_extras():
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "\n"
 
 
+def test_runs_are_listed_without_torch(store):
+    """It costs more than a CPU second per process."""
+    code = (
+        "import sys; from prunus.cli.app import app\n"
+        f"app(['runs', 'list', '--store', {str(store.path)!r}], standalone_mode=False)\n"
+        "print(*{'torch', 'numpy'} & set(sys.modules))"
+    )
+    printed = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert IDS["good"] in printed
+    assert printed.endswith("\n\n")
+
+
 def test_export_and_import_move_the_finished_runs(run, run_cli, store, tmp_path):
     file, other = tmp_path / "runs.jsonl", tmp_path / "other"
     printed = run("export", store.path, "--out", file)
@@ -185,6 +197,10 @@ def test_export_and_import_move_the_finished_runs(run, run_cli, store, tmp_path)
     assert "exists; pass --force" in run("export", store.path, "--out", file, code=1).err
     inside = store.runs_path / IDS["good"] / "rows.jsonl"
     assert "it is the same file as" in run("export", store.path, "--out", inside, "--force", code=1).err
+    store.request("other", "smoke", [({}, Baseline(seed=3))], {})
+    assert "0 runs in" in run("export", store.path, "--out", tmp_path / "o", "--experiment", "other").out
+    wrong = run("export", store.path, "--out", tmp_path / "p", "--experiment", "othr", code=8).err
+    assert "did you mean 'other'?" in wrong
     imported = run_cli("runs", "import", file, "--store", other, code=0).out
     assert imported == f"{other}: 3 runs imported.\n"
     again = run_cli("runs", "import", file, "--store", other, code=0).out

@@ -384,7 +384,9 @@ def test_tied_weights_are_stored_once_and_restored(folder, run_cli):
 
 
 def test_tensor_that_safetensors_cannot_hold_is_refused_before_the_work(folder, run_cli, monkeypatch):
-    monkeypatch.setattr("prunus.cli.networks.train_network", lambda *arguments: pytest.fail("it was trained"))
+    monkeypatch.setattr(
+        "prunus.cli.networks.train_with_its_recipe", lambda *arguments: pytest.fail("it was trained")
+    )
     message = run_cli("prune", "out_nets:Complex", DATA, "--density=0.5", "--out=x.safetensors", code=4).err
     assert "cannot be written as a safetensors file" in message
     prunus.compression.container.write("meta.prunus", {"__metadata__": torch.ones(2)})

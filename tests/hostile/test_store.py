@@ -1,10 +1,11 @@
 """A store under attack: many processes, killed ones, full disks, damaged files, read-only file systems."""
 
+import json
 import os
+import resource
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -431,7 +432,7 @@ def test_nothing_is_removed_where_a_record_cannot_be_read(store, state, content)
 
 @pytest.mark.slow
 def test_ten_thousand_runs_are_listed_in_two_seconds(store):
-    """In CPU seconds, because other processes share the machine."""
+    """By the command, its start included; in CPU seconds, because other processes share the machine."""
     id = finish(store, Ticket(), [{"level": 0, "density": 1.0}])
     record = store.directory(id).record()
     from prunus.runs.spec import make_id
@@ -441,9 +442,11 @@ def test_ten_thousand_runs_are_listed_in_two_seconds(store):
         other = replace(record, id=make_id("ticket", settings, {}), settings=settings)
         (store.runs_path / other.id).mkdir()
         write_record(store.runs_path / other.id, other)
-    started = time.process_time()
-    runs = Store(store.path, create=False).runs()
-    seconds = time.process_time() - started
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "prunus", "runs", "list", "--json", "--store", str(store.path)]
+    listed = json.loads(subprocess.check_output(command))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(f"10,001 runs listed in {seconds:.2f} CPU seconds")
-    assert len(runs) == 10_001
-    assert seconds < 2  # 0.8 when written, on a busy machine
+    assert len(listed) == 10_001
+    assert seconds < 2  # 1.1 when written, on a busy machine

@@ -22,8 +22,8 @@ import prunus
 from prunus.compression.container.inspect import FileInspection
 from prunus.compression.result import Compressed
 from prunus.errors import NoEffectWarning, PrunusError
-from prunus.report import formatting, write_page
-from prunus.report.compression import MAX_LAYERS, stage_rows
+from prunus.report import formatting
+from prunus.report.compression import MAX_LAYERS, stage_rows, write_page
 from prunus.report.compression_charts import epoch_chart, stage_chart, weight_chart
 from prunus.report.mask_images import (
     MAX_LEVEL,

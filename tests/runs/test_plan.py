@@ -122,7 +122,7 @@ def test_lines_describe_the_plan(store):
     ]
     for spec in [*roots, *leaves[:5]]:
         do(store, spec, seconds=10.0 * spec.work)
-    assert plan(leaves, store).lines(seconds_per_unit(store), 2) == [
+    assert plan(leaves, store).lines(seconds_per_unit(store.runs()), 2) == [
         "12 runs requested, 5 found, 7 to do, about 3 min on 2 workers"
     ]
     assert plan(leaves[:1], store).lines({}) == ["1 run requested, 1 found, 0 to do"]
@@ -137,12 +137,12 @@ def test_lines_describe_the_plan(store):
 
 
 def test_seconds_per_unit_is_the_median_of_finished_runs(store):
-    assert seconds_per_unit(store) == {}
+    assert seconds_per_unit(store.runs()) == {}
     for number, seconds in enumerate((2.0, 3.0, 400.0)):
         do(store, Job(number, work=2.0), seconds)
     store.fail(store.open(Job(9), "test"), "stop")
-    assert seconds_per_unit(store) == {"unit": 1.5}
-    assert plan([Job(10, work=8.0)], store).estimate(seconds_per_unit(store)) == 12.0
+    assert seconds_per_unit(store.runs()) == {"unit": 1.5}
+    assert plan([Job(10, work=8.0)], store).estimate(seconds_per_unit(store.runs())) == 12.0
     assert plan([Job(10)], store).estimate({}) is None
 
 

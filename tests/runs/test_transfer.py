@@ -1,5 +1,6 @@
 """Export and import: the rows of a store move, its tensors do not, and a damaged file adds nothing."""
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +77,29 @@ def test_imported_runs_are_done_and_their_tensors_a_named_error(file, tmp_path):
         directory.load_tensors("final")
     other.remove(directory.id)
     assert other.open(Ticket(), "test") is not None
+
+
+def test_only_the_runs_of_an_experiment_and_their_dependencies_are_exported(store, tmp_path):
+    finish(store, Baseline(seed=2), ROWS[:1])
+    store.request("liu2019", "smoke", [({}, Baseline(seed=2)), ({}, Baseline(seed=1))], {})
+    for names, runs, requests in (
+        (["zhou2019.criteria"], {run_id(Ticket()), run_id(Baseline())}, 2),
+        (["liu2019"], {run_id(Baseline(seed=2))}, 1),
+        (["liu2019", "zhou2019.criteria"], {run.id for run in store.runs() if run.state == "done"}, 3),
+    ):
+        other = Store(tmp_path / "-".join(names))
+        exported = export_runs(store, tmp_path / "runs.jsonl", names)
+        assert (set(exported.runs), exported.requests) == (runs, requests)
+        assert exported.skipped == ((run_id(Baseline(seed=1)),) if "liu2019" in names else ())
+        assert set(import_runs(tmp_path / "runs.jsonl", other).runs) == runs
+        assert {request.experiment for request in other.requests()} == set(names)
+    for names, hint in (
+        (["liu2018"], "did you mean 'liu2019'?"),
+        (["x"], "it has liu2019, zhou2019.criteria."),
+    ):
+        with pytest.raises(StoreError, match=rf"has no experiment '{names[0]}'; {re.escape(hint)}"):
+            export_runs(store, tmp_path / "none.jsonl", names)
+    assert not (tmp_path / "none.jsonl").exists()
 
 
 def test_import_does_not_change_a_run_of_the_store(file, tmp_path):

@@ -147,7 +147,7 @@ def test_a_broken_action_is_not_verified(data):
 def test_unknown_names_are_refused_before_training(data):
     with pytest.raises(UnknownNameError, match="did you mean 'rewind'"):
         prunus.lottery(tiny_networks.mlp, data, mask1="rewound", recipe=RECIPE)
-    with pytest.raises(SpecError, match="of 0 rounds"):
+    with pytest.raises(SpecError, match="rounds as a whole number of at least 1, got 0"):
         prunus.lottery(tiny_networks.mlp, data, rounds=0, recipe=RECIPE)
     with pytest.raises(SpecError, match=r"PruningRates\(linear, conv, output\), got 0\.5"):
         prunus.lottery(tiny_networks.mlp, data, pruning_rates=0.5, recipe=RECIPE)

@@ -53,7 +53,7 @@ def minimize_output_error(
 
     >>> weight = torch.tensor([[0.9, 1.1, 1.6]])
     >>> quantized = CodebookTensor(torch.tensor([1.0, 2.0]), torch.tensor([0, 0, 1]), torch.arange(3), weight.shape)
-    >>> hessian = LayerHessian(torch.eye(3, dtype=torch.float64).unsqueeze(0), 0.0, 1, 1)
+    >>> hessian = LayerHessian(torch.eye(3, dtype=torch.float64).unsqueeze(0), 0.0, 1)
     >>> minimize_output_error({"fc": quantized}, {"fc": weight}, {"fc": hessian})["fc"].dense()
     tensor([[1.0000, 1.0000, 1.6000]])
     """

@@ -56,7 +56,7 @@ def limit_layer_update(
     Returns:
         The weight, and whether the update was rejected by more than rounding.
 
-    >>> hessian = LayerHessian(torch.tensor([[[2.0, 2.0], [2.0, 2.0]]], dtype=torch.float64), 1e-9, 1, 1)
+    >>> hessian = LayerHessian(torch.tensor([[[2.0, 2.0], [2.0, 2.0]]], dtype=torch.float64), 1e-9, 1)
     >>> weight, mask = torch.tensor([[1.0, 1.0]]), torch.tensor([[True, False]])
     >>> weight, rejected = limit_layer_update(hessian, weight, mask, torch.tensor([[9.0, 0.0]]))
     >>> weight.round(decimals=3), rejected

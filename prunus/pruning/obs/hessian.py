@@ -43,7 +43,6 @@ class LayerHessian:
     """[G, D, D] in float64, undamped: G groups of a convolution (else 1), D the columns of its matrix."""
     damping: float
     """λ, absolute."""
-    num_examples: int
     num_vectors: int
     """Number of inputs x; with fewer than D, H is singular and only λ makes it invertible."""
 
@@ -208,4 +207,4 @@ class ProductSum:
             raise uninformative_error(
                 f"All inputs of the layer of {self.name!r} are zero in all {num_examples} calibration examples"
             )
-        return LayerHessian(hessian, damping * float(positive.mean()), num_examples, self.num_vectors)
+        return LayerHessian(hessian, damping * float(positive.mean()), self.num_vectors)

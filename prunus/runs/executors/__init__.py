@@ -136,7 +136,7 @@ def _attempts(store: Store, ids: Sequence[str]) -> dict[str, int]:
 
 def _measure_pace(todo: Sequence[RunSpec], store: Store) -> dict[str, float]:
     """Return the seconds per unit of cost: those of earlier runs, else what the spec measures now, if it can."""
-    known = seconds_per_unit(store)
+    known = seconds_per_unit(store.runs())
     with SingleThread():
         for spec in todo:
             unit, _ = spec.cost()

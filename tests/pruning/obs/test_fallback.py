@@ -63,7 +63,7 @@ def test_no_update_is_worse_than_zeroing(name, density, kind, damping, dtype):
     scope = parse_scope(name)
     for seed in range(3):
         hessian, mean = ill_conditioned(seed, kind)
-        actual = {"weight": LayerHessian(hessian, damping * mean, 100, 100)}
+        actual = {"weight": LayerHessian(hessian, damping * mean, 100)}
         weights = {"weight": torch.randn(ROWS, COLUMNS, generator=make_generator(seed, "w")).to(dtype)}
         state = exact_obs_state(actual, weights, all_kept(weights), parse_scope(name))
         methods = {
@@ -87,7 +87,7 @@ def test_no_update_is_worse_than_zeroing(name, density, kind, damping, dtype):
 
 def test_each_group_of_a_convolution_is_no_worse_than_zeroed():
     hessian, mean = ill_conditioned(0, groups=3)
-    actual = {"w": LayerHessian(hessian, 1e-8 * mean, 100, 100)}
+    actual = {"w": LayerHessian(hessian, 1e-8 * mean, 100)}
     weights = {"w": torch.randn(12, COLUMNS, generator=make_generator(0, "w"))}
     with pytest.warns(UpdateRejectedWarning, match="SparseGPT .* in 'w'"):
         done = SparseGpt().prune_layers(actual, weights, 0.1, SCOPES["layer"])

@@ -27,6 +27,8 @@ from prunus.pruning.obs.layer_inputs import PassOptions, layer_of, pass_layer_in
 from prunus.types import Params
 
 DAMPING = 0.01
+ERROR_COLUMNS = 128
+"""Columns that the rows of a change are multiplied with at once, for its error."""
 BUFFER_ROWS = 512
 """The number of inputs that are collected before they are multiplied."""
 STRIPE_ROWS = 512
@@ -57,9 +59,13 @@ class LayerHessian:
 
     def error(self, change: Tensor) -> float:
         """(1/N) Σ_n |ΔW x_n|² of a change ΔW of the weight, of the weight's shape."""
-        rows = self.rows(change)
-        # Rounding can take a sum of squares below zero.
-        return max(0.0, float((rows @ self.hessian * rows).sum() / 2))
+        rows, total = self.rows(change), 0.0
+        for first in range(0, rows.shape[2], ERROR_COLUMNS):  # H is symmetric: half of it is enough
+            part = slice(first, first + ERROR_COLUMNS)
+            products = rows[:, :, part] @ self.hessian[:, part, first:]
+            products[:, :, :ERROR_COLUMNS] /= 2
+            total += float((products * rows[:, :, first:]).sum())
+        return max(0.0, total)  # rounding can take a sum of squares below zero
 
     def damped_error(self, change: Tensor) -> float:
         """`error` with H + λ I for H."""

@@ -130,7 +130,12 @@ def _refit_layer(hessian: LayerHessian, original: Tensor, mask: Tensor, weight: 
 
 
 def least_squares(
-    hessian: Tensor, rows: Tensor, start: Tensor, mask: Tensor, converged: float = CONVERGED
+    hessian: Tensor,
+    rows: Tensor,
+    start: Tensor,
+    mask: Tensor,
+    converged: float = CONVERGED,
+    max_iterations: int = MAX_ITERATIONS,
 ) -> Tensor:
     """The least squares for `rows` on the weights that `mask` keeps, by conjugate gradients.
 
@@ -142,20 +147,24 @@ def least_squares(
         start: [R, D], where to start from.
         mask: [R, D], True where a weight is kept.
         converged: Reduction of a row's squared gradient after which it is solved.
+        max_iterations: At most; each is one product of the rows with H.
 
     Returns:
         [R, D], zero where pruned.
     """
     scale = hessian.diagonal().clamp(min=torch.finfo(hessian.dtype).tiny).reciprocal()
-    solution = torch.where(mask, start, 0.0)
-    gradient = torch.where(mask, (rows - solution) @ hessian, 0.0)
+    pruned = ~mask
+    solution = start.masked_fill(pruned, 0.0)
+    gradient = ((rows - solution) @ hessian).masked_fill_(pruned, 0.0)
     direction = gradient * scale
     square = (gradient * direction).sum(1)
-    # Relative to the gradient of pruning alone, as that of a start near the solution cannot be reduced as much.
-    zeroed = torch.where(mask, torch.where(mask, 0.0, rows) @ hessian, 0.0)
-    solved = converged * (zeroed.square() * scale).sum(1)
-    for _ in range(MAX_ITERATIONS):
-        product = torch.where(mask, direction @ hessian, 0.0)
+    solved = torch.zeros_like(square)
+    if converged:
+        # Relative to the gradient of pruning alone, as that of a start near the solution cannot be reduced as much.
+        zeroed = (rows.masked_fill(mask, 0.0) @ hessian).masked_fill_(pruned, 0.0)
+        solved = converged * (zeroed.square() * scale).sum(1)
+    for _ in range(max_iterations):
+        product = (direction @ hessian).masked_fill_(pruned, 0.0)
         curvature = (direction * product).sum(1)
         active = (square > solved) & (curvature > 0)
         if not active.any():

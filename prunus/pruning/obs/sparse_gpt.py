@@ -35,6 +35,7 @@ from prunus.pruning.obs.layer_method import LayerMethod, LayerTask
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.scopes import Scope
 from prunus.seeds import derive_seed
+from prunus.types import MaskDict, Params
 
 MAX_SOLVED_COLUMNS = 128
 """Columns of a triangle that are inverted at once."""
@@ -80,8 +81,18 @@ class SparseGpt(LayerMethod):
             )
 
     def _prune_layers(self, task: LayerTask) -> PruneResult:
-        scope, hessians, weights = task.scope, task.hessians, task.weights
-        pruners = {name: ColumnPruner(name, weights[name], hessian) for name, hessian in hessians.items()}
+        hessians, weights = task.hessians, task.weights
+        masks, updated, increases = self._run(task)  # the factors are released before the check
+        updated, rejected = limit_layer_updates("SparseGPT", hessians, weights, masks, updated)
+        increases |= {name: hessians[name].damped_error(updated[name] - weights[name]) for name in rejected}
+        return PruneResult(updated, masks, sum(increases.values()))
+
+    def _run(self, task: LayerTask) -> tuple[MaskDict, Params, dict[str, float]]:
+        """The masks, the updated weights, and the predicted increase of the error of each layer."""
+        scope, weights = task.scope, task.weights
+        pruners = {
+            name: ColumnPruner(name, weights[name], hessian) for name, hessian in task.hessians.items()
+        }
         if self.mask_block_size is None or scope.ranks_layers_together:
             scores = {name: pruner.scores() for name, pruner in pruners.items()}
             masks = scope.select(scores, task.density, task.within, derive_seed(task.seed, "once"))
@@ -98,14 +109,7 @@ class SparseGpt(LayerMethod):
             masks = {name: pruner.as_weight(pruner.mask) for name, pruner in pruners.items()}
             warn_if_empty(masks)
         updated = {name: pruner.as_weight(pruner.w) for name, pruner in pruners.items()}
-        updated, rejected = limit_layer_updates("SparseGPT", hessians, weights, masks, updated)
-        increase = sum(
-            hessian.damped_error(updated[name] - weights[name])
-            if name in rejected
-            else pruners[name].predicted_increase
-            for name, hessian in hessians.items()
-        )
-        return PruneResult(updated, masks, increase)
+        return masks, updated, {name: pruner.predicted_increase for name, pruner in pruners.items()}
 
 
 def _columns_of(mask: Tensor, first: int, end: int, scores: Tensor) -> Tensor:
@@ -146,9 +150,8 @@ class ColumnPruner:
 
     def __init__(self, name: str, weight: Tensor, hessian: LayerHessian) -> None:
         self.original, self.num_columns = weight, hessian.hessian.shape[1]
-        self.upper = torch.empty_like(hessian.hessian, dtype=weight.dtype)
-        for group, upper in enumerate(self.upper):
-            _fill_upper_factor(upper, name, hessian, group)
+        groups = range(len(hessian.hessian))
+        self.upper = torch.stack([_upper_factor(name, hessian, group, weight.dtype) for group in groups])
         self.w = self._by_column(to_matrix(weight)).clone(memory_format=torch.contiguous_format)
         self.errors = torch.zeros_like(self.w)
         self.mask = torch.zeros_like(self.w, dtype=torch.bool)
@@ -206,13 +209,12 @@ class ColumnPruner:
         return matrix.reshape(len(self.upper), -1, matrix.shape[1]).mT
 
 
-def _fill_upper_factor(upper: Tensor, name: str, hessian: LayerHessian, group: int) -> None:
-    """Fill U with UᵀU = (H + λ I)⁻¹: the inverse of the reversed factor, reversed again."""
+def _upper_factor(name: str, hessian: LayerHessian, group: int, dtype: torch.dtype) -> Tensor:
+    """U with UᵀU = (H + λ I)⁻¹: the inverse of the reversed factor, reversed again."""
     factor = cholesky(name, hessian, group, reverse=True)
     _invert_triangle(factor)
-    for first in range(0, len(factor), STRIPE_ROWS):  # so that no second factor in float64 is in memory
-        rows = factor[first : first + STRIPE_ROWS].flip(0, 1)
-        upper[len(factor) - first - len(rows) : len(factor) - first] = rows
+    factor = factor.to(dtype)  # releases the factor in float64
+    return factor.flip(0, 1)
 
 
 def _invert_triangle(lower: Tensor) -> None:

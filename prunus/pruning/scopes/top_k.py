@@ -29,12 +29,13 @@ def top_k(scores: Tensor, k: int, generator: torch.Generator) -> Tensor:
     if k in (0, n):
         return torch.full_like(scores, k == n, dtype=torch.bool)
     threshold = _smallest(scores, n - k)
-    mask = scores > threshold
-    num_missing = k - int(torch.count_nonzero(mask))
-    ties = torch.nonzero(scores == threshold).squeeze(1)
-    if num_missing < len(ties):
-        ties = ties[torch.randperm(len(ties), generator=generator)[:num_missing]]
-    mask[ties] = True
+    mask = scores >= threshold
+    num_too_many = int(torch.count_nonzero(mask)) - k
+    if num_too_many:
+        ties = torch.nonzero(scores == threshold).squeeze(1)
+        mask[ties] = False
+        order = torch.randperm(len(ties), generator=generator)
+        mask[ties[order[: len(ties) - num_too_many]]] = True
     return mask
 
 

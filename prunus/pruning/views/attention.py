@@ -1,5 +1,7 @@
 """`nn.MultiheadAttention` with its projections as layers."""
 
+from weakref import WeakValueDictionary
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,6 +9,8 @@ from torch.nn import functional as F
 from prunus.pruning.views.linear import linear_of, with_tensors
 
 PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+_IDENTITIES: WeakValueDictionary[tuple[int, torch.dtype, torch.device], nn.Parameter] = WeakValueDictionary()
+"""The identities of the views that exist: a network of many blocks needs one."""
 
 
 class AttentionView(nn.Module):
@@ -69,13 +73,22 @@ class AttentionView(nn.Module):
 @torch.no_grad()
 def _attention_of_projections(attention: nn.MultiheadAttention) -> nn.MultiheadAttention:
     """The attention of queries, keys and values that are projected already; its output is not projected."""
-    weight = attention.out_proj.weight
     core = nn.MultiheadAttention(
         attention.embed_dim, attention.num_heads, attention.dropout, bias=False,
         add_zero_attn=attention.add_zero_attn, batch_first=attention.batch_first, device="meta",
     )  # fmt: skip
-    identity = torch.eye(attention.embed_dim, dtype=weight.dtype, device=weight.device)
-    core.in_proj_weight = nn.Parameter(identity.repeat(3, 1), requires_grad=False)
-    core.out_proj.weight = nn.Parameter(identity, requires_grad=False)
+    core._qkv_same_embed_dim = False
+    core.register_parameter("in_proj_weight", None)
+    core.q_proj_weight = core.k_proj_weight = core.v_proj_weight = core.out_proj.weight = _identity(attention)
     core.bias_k, core.bias_v = attention.bias_k, attention.bias_v
     return core
+
+
+def _identity(attention: nn.MultiheadAttention) -> nn.Parameter:
+    size, weight = attention.embed_dim, attention.out_proj.weight
+    key = size, weight.dtype, weight.device
+    identity = _IDENTITIES.get(key)
+    if identity is None:
+        matrix = torch.eye(size, dtype=weight.dtype, device=weight.device)
+        _IDENTITIES[key] = identity = nn.Parameter(matrix, requires_grad=False)
+    return identity

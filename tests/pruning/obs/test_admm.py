@@ -40,10 +40,10 @@ def laplace_layer():
 @pytest.mark.parametrize(
     ("name", "density", "of_exact", "of_sparse_gpt"),
     [
-        ("layer", 0.5, 1.05, 0.78),
-        ("layer", 0.1, 1.05, 0.80),
-        ("2:4", 0.5, 1.02, 0.84),
-        ("1x4", 0.25, 1.05, 0.82),
+        ("layer", 0.5, 1.05, 0.70),
+        ("layer", 0.1, 1.03, 0.70),
+        ("2:4", 0.5, 0.95, 0.78),
+        ("1x4", 0.25, 1.03, 0.74),
     ],
 )
 def test_error_is_near_that_of_exact_obs_and_below_that_of_sparse_gpt(name, density, of_exact, of_sparse_gpt):

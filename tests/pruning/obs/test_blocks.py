@@ -98,9 +98,8 @@ def test_each_block_has_the_hessians_of_all_at_once(inputs, dtype):
     for part in parts:
         for name, hessian in part.items():
             torch.testing.assert_close(hessian.hessian, together[name].hessian, rtol=1e-6, atol=1e-7)
-            assert (hessian.damping, hessian.num_examples, hessian.num_vectors) == pytest.approx(
-                (together[name].damping, 14, together[name].num_vectors)
-            )
+            assert hessian.damping == pytest.approx(together[name].damping)
+            assert hessian.num_vectors == together[name].num_vectors
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
     assert model.training
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

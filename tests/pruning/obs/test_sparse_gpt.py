@@ -1,5 +1,6 @@
 """SparseGPT against its definition, and its counts under every scope."""
 
+import gc
 import sys
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from prunus.errors import EmptyLayerWarning
 from prunus.masks import all_kept, are_nested
 from prunus.pruning.density import num_to_keep
 from prunus.pruning.obs.exact_obs import ExactObs
+from prunus.pruning.obs.fallback import limit_layer_updates
 from prunus.pruning.obs.hessian import STRIPE_ROWS, layer_hessians
-from prunus.pruning.obs.sparse_gpt import MAX_SOLVED_COLUMNS, SparseGpt, _fill_upper_factor
+from prunus.pruning.obs.sparse_gpt import MAX_SOLVED_COLUMNS, ColumnPruner, SparseGpt, _upper_factor
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES, NByM, parse_scope
 from prunus.seeds import make_generator
@@ -173,10 +175,26 @@ def test_recursive_halves_equal_the_definition_column_by_column(select, density)
 def test_factor_is_that_of_the_inverse(size):
     model, inputs = nn.Linear(size, 1, bias=False).double(), correlated(N, size)
     actual = layer_hessians(model, prunable_weights(model), inputs)["weight"]
-    upper = torch.empty_like(actual.hessian[0])
-    _fill_upper_factor(upper, "weight", actual, 0)
+    upper = _upper_factor("weight", actual, 0, torch.float64)
     assert torch.equal(upper, upper.triu())
     torch.testing.assert_close(upper.T @ upper, actual.damped()[0].inverse())
+
+
+@pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
+def test_factors_are_released_before_the_update_is_checked(monkeypatch):
+    """The check needs copies of the weights, at a time when the Hessian is in memory too."""
+    model, weights, inputs = linear()
+    alive = []
+
+    def check(*arguments):
+        gc.collect()
+        alive.extend(value for value in gc.get_objects() if type(value) is ColumnPruner)
+        return limit_layer_updates(*arguments)
+
+    monkeypatch.setattr("prunus.pruning.obs.sparse_gpt.limit_layer_updates", check)
+    done = sparse_gpt(model, inputs)(weights, 0.5, SCOPES["layer"])
+    assert int(done.masks["weight"].sum()) == num_to_keep(0.5, IN * OUT)
+    assert not alive
 
 
 @pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")

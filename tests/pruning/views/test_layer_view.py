@@ -95,6 +95,16 @@ def test_view_computes_the_outputs_of_the_model(case):
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
+def test_blocks_of_a_transformer_share_one_identity():
+    """The attention of a view multiplies with an identity, which no block needs for itself alone."""
+    layers = [nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(3)]
+    model = nn.Sequential(*layers).eval()
+    view = layer_view(model, prunable_weights(model))
+    of_model = {p.data_ptr() for p in model.parameters()}
+    added = {p.data_ptr(): p for p in view.model.parameters() if p.data_ptr() not in of_model}
+    assert [p.tolist() for p in added.values()] == [torch.eye(8).tolist()]
+
+
 def test_columns_of_an_lstm_are_inputs_and_previous_outputs():
     torch.manual_seed(0)
     model, x = nn.LSTM(3, 4).double(), draw(6, 5, 3)

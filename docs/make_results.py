@@ -135,11 +135,10 @@ def write_claims(docs: Path, listed: Sequence[ListedClaim], store: str) -> None:
         lines += ["", f"## {re.match(r'[0-9]+', parts[0].id)[0]}. {parts[0].statement}", ""]
         lines += [claim_table(parts).replace(store, "store"), ""]
         for name, of_experiment in groupby(parts, key=lambda part: part.experiment):
-            part, page = next(of_experiment), f"results/{name}.md"
+            of_one, page = list(of_experiment), f"results/{name}.md"
+            commands = dict.fromkeys(f"`{part.command.replace(store, 'store')}`" for part in of_one)
             link = f"[{name}]({page})" if (docs / page).exists() else name
-            lines.append(
-                f"- {link}, default size: {part.default_size}. `{part.command.replace(store, 'store')}`"
-            )
+            lines.append(f"- {link}, default size: {of_one[0].default_size}. {' or '.join(commands)}")
     lines += ["", "Next: [all results](results/README.md); [run an experiment](experiments.md)."]
     (docs / "claims.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.optim.swa_utils import AveragedModel
 
 from prunus.errors import ModelError
 
@@ -47,12 +46,12 @@ def check_initialized(model: nn.Module, *, is_changed: bool = True) -> None:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside of those that torch.compile, (Distributed)DataParallel and AveragedModel return.
+    """The module inside of those that torch.compile, DataParallel and DistributedDataParallel return.
 
     >>> unwrapped(nn.DataParallel(nn.Linear(1, 1)))
     Linear(in_features=1, out_features=1, bias=True)
     """
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while isinstance(model, wrappers) or isinstance(getattr(model, "_orig_mod", None), nn.Module):
         model = model.module if isinstance(model, wrappers) else model._orig_mod  # type: ignore[assignment]
     return model

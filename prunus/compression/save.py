@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.optim.swa_utils import AveragedModel
 
 from prunus.compression.container import EncodingConfig, pack, write
 from prunus.compression.container.file_format import INTEGERS, SIGNED_ZERO_DTYPES
@@ -111,6 +112,8 @@ def _contents(
             f"got {metadata!r}; rename the keys."
         )
     model = unwrapped(model)
+    while isinstance(model, AveragedModel):
+        model = unwrapped(model.module)
     floats = {n: p for n, p in model.named_parameters() if p.dtype in SIGNED_ZERO_DTYPES}
     check_finite(
         {n: p for n, p in floats.items() if not is_lazy(p) and not unusual_storage(p)}, "The parameter"

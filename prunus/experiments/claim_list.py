@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from string import ascii_lowercase
+from typing import Any
 
 from prunus.errors import StoreError
 from prunus.experiments import EXPERIMENTS
@@ -30,7 +31,7 @@ LETTERS = (*ascii_lowercase, *map("".join, product(ascii_lowercase, repeat=2)))
 SIZE_SETTINGS = ("data", "epochs", "retrain_epochs", "rounds", "examples", "test_examples", "networks")
 """The settings, without the names of their groups, that say how large a run is."""
 ROUNDING = {"backend", "autocast"}
-"""The settings that decide how a training is computed, of which its results depend by rounding alone."""
+"""The settings that decide how a training is computed, not how much: results differ by rounding and random draws."""
 SAME_SIZE = {"network", *ROUNDING}
 """The settings that can be changed without changing the size."""
 
@@ -161,26 +162,50 @@ def _answer(experiment: Experiment, store: Store, requested: Sequence[Request]) 
     size, counted = max(sizes.items(), key=lambda item: sum(len(request.entries) for request in item[1]))
     last = requests[-1]
     changes = [f"--{last.size}"] * (last.size != "default") + [f"{k}={v}" for k, v in last.settings.items()]
-    joined = _join(experiment, counted or [last])
+    rounding = _rounding_of_networks(experiment, counted)
+    joined = _join(experiment, counted or [last], rounding)
     decisions = decide_claims(experiment.claims, experiment.select(rows_of(store, joined)))
     by_text = {decision.claim: decision for decision in decisions}
-    rounding = {
-        network: {key: str(request.settings[key]) for key in sorted(ROUNDING & request.settings.keys())}
-        for request in counted
-        for network in experiment.networks_and_settings(request.settings)[0]
-    }
     return _Answer(
         default_size(experiment), by_text, size, "" if counted else ", ".join(changes), rounding
     )  # fmt: skip
 
 
-def _join(experiment: Experiment, requests: Sequence[Request]) -> Request:
-    """Join requests of several networks; every run is labeled with its network if the experiment has several."""
+def _rounding(request: Request) -> dict[str, str]:
+    """The settings in ROUNDING that a request changes."""
+    return {key: str(request.settings[key]) for key in sorted(ROUNDING & request.settings.keys())}
+
+
+def _network(experiment: Experiment, request: Request, label: Mapping[str, Any]) -> str:
+    """The network of a run."""
+    return str(label.get("group") or experiment.networks_and_settings(request.settings)[0][0])
+
+
+def _rounding_of_networks(experiment: Experiment, requests: Sequence[Request]) -> dict[str, dict[str, str]]:
+    """The settings in ROUNDING with which most runs of each network are finished; of equally many, the latest."""
+    runs: dict[str, dict[tuple[tuple[str, str], ...], set[str]]] = {}
+    for request in requests:
+        for entry in request.entries:
+            of_network = runs.setdefault(_network(experiment, request, entry.label), {})
+            of_network.setdefault(tuple(_rounding(request).items()), set()).add(entry.id)
+    return {name: dict(max(reversed(ids), key=lambda key: len(ids[key]))) for name, ids in runs.items()}
+
+
+def _join(
+    experiment: Experiment, requests: Sequence[Request], rounding: Mapping[str, Mapping[str, str]]
+) -> Request:
+    """Join requests of several networks; every run is labeled with its network if the experiment has several.
+
+    Of each network, only runs with its settings in `rounding` are joined, so that two curves that are compared are
+    computed in the same way.
+    """
     entries = {}
     for request in requests:
-        (first, *_), _ = experiment.networks_and_settings(request.settings)
         for entry in request.entries:
-            network = {"group": first} if len(experiment.networks) > 1 else {}
+            name = _network(experiment, request, entry.label)
+            if rounding.get(name, _rounding(request)) != _rounding(request):
+                continue
+            network = {"group": name} if len(experiment.networks) > 1 else {}
             label = {**network, **entry.label}
             entries[tuple(sorted(label.items()))] = replace(entry, label=label)
     return replace(requests[-1], entries=tuple(entries.values()))

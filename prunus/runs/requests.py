@@ -100,11 +100,15 @@ def request_from_plain(value: Mapping[str, Any], path: Path) -> Request:
         The request.
 
     Raises:
-        StoreError: A field of the request, or of one of its runs, is missing or unknown.
+        StoreError: A field of the request, or of one of its runs, is missing, unknown or of another type.
     """
     try:
         entries = tuple(RequestedRun(**entry) for entry in value["entries"])
-        return Request(**{**value, "entries": entries})
+        request = Request(**{**value, "entries": entries})
+        for field, kind in (("experiment", str), ("size", str), ("settings", Mapping), ("number", int)):
+            if not isinstance(getattr(request, field), kind):
+                raise TypeError(f"{field} is {getattr(request, field)!r}")
+        return request
     except (KeyError, TypeError) as error:
         raise StoreError(f"{path} is damaged: it is not the request of an experiment ({error}).") from error
 

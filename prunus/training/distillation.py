@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunus.data.examples import Batch, labels_of
-from prunus.errors import SpecError, StatisticsError
+from prunus.errors import ModelError, SpecError, StatisticsError
+from prunus.modules import check_module
 from prunus.training.losses import LOSSES, LossFunction, loss_rows
-from prunus.training.outputs import Forward, call_model, output_tensor
+from prunus.training.outputs import Forward, call_model, output_field, output_tensor
 from prunus.types import IGNORE_INDEX
 
 
@@ -24,17 +25,20 @@ def distillation_loss(
 
     Args:
         teacher: The trained network. The loss holds a copy of it in evaluation mode, so that the network itself may be
-            the one that is pruned and trained.
+            the one that is pruned and trained. It must be on the device of the batches.
         temperature: T, by which the logits of both networks are divided in the second term; above 0.
         soft_fraction: a, the weight of the second term, from 0 to 1.
         forward: (model, batch) -> outputs of the teacher, as for `train`.
 
     Returns:
         A loss (outputs, batch) -> scalar, as `prunus.train`, `prunus.compress` and `prunus.evaluate` take it. Outputs
-        are logits [B, C], or [B, T, C] and [B, C, H, W] with a label each; ignored labels do not count.
+        are logits [B, C], or [B, T, C] and [B, C, H, W] with a label each; ignored labels do not count. Where the
+        outputs contain a loss, as those of Hugging Face transformers do, it is the first term: such a model shifts the
+        labels of a language model itself.
 
     Raises:
         SpecError: The temperature or the fraction is out of range.
+        ModelError: The teacher is no module, or cannot be copied.
 
     Example:
         >>> import prunus
@@ -50,7 +54,15 @@ def distillation_loss(
         raise SpecError(f"Expected a temperature above 0, got {temperature}.")
     if not 0 <= soft_fraction <= 1:
         raise SpecError(f"Expected a soft_fraction from 0 to 1, got {soft_fraction}.")
-    teacher = copy.deepcopy(teacher).eval().requires_grad_(requires_grad=False)
+    check_module(teacher)
+    try:
+        teacher = copy.deepcopy(teacher).eval().requires_grad_(requires_grad=False)
+    except Exception as error:  # a user's module may hold anything
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelError(
+            f"{type(teacher).__name__} cannot be copied with copy.deepcopy ({reason}); pass a teacher without computed "
+            "weights, for example after torch.nn.utils.prune.remove."
+        ) from error
 
     def loss(outputs: object, batch: Batch) -> Tensor:
         with torch.no_grad():
@@ -63,7 +75,9 @@ def distillation_loss(
                 "another teacher, or a forward that returns these classes."
             )
         soft = F.cross_entropy(logits / temperature, (targets / temperature).softmax(1))
-        return (1 - soft_fraction) * F.cross_entropy(logits, labels) + soft_fraction * temperature**2 * soft
+        own_loss = output_field(outputs, "loss")
+        hard = F.cross_entropy(logits, labels) if own_loss is None else own_loss
+        return (1 - soft_fraction) * hard + soft_fraction * temperature**2 * soft
 
     return loss
 

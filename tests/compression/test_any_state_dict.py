@@ -132,8 +132,12 @@ def test_wrapped_module_is_saved_as_the_module_inside(tmp_path):
     wrapped = nn.DataParallel(torch.compile(model))
     prunus.save(wrapped, tmp_path / "f.prunus")
     assert list(read(tmp_path / "f.prunus")) == ["0.weight", "0.bias"]
-    prunus.save(AveragedModel(model), tmp_path / "average.prunus")
+    average = AveragedModel(model)
+    average.update_parameters(model)
+    prunus.save(average, tmp_path / "average.prunus")
     assert (tmp_path / "average.prunus").read_bytes() == (tmp_path / "f.prunus").read_bytes()
+    with pytest.raises(ModelMismatchError, match="n_averaged"):  # an average of how many models is not known
+        load(tmp_path / "average.prunus", into=AveragedModel(model))
     for target in (nn.Sequential(nn.Linear(2, 3)), nn.DataParallel(nn.Sequential(nn.Linear(2, 3)))):
         load(tmp_path / "f.prunus", into=target)
         assert all(torch.equal(a, b) for a, b in zip(target.parameters(), model.parameters(), strict=True))

@@ -148,6 +148,22 @@ def test_runs_of_the_default_size_that_differ_by_rounding_decide(store, setting)
     assert first.command == f"prunus run test.small --set {key}={value} --store {store.path}"
 
 
+def test_runs_that_differ_by_rounding_are_not_mixed(store):
+    """Two runs in bfloat16 do not take the place of those in float32, and are not in the command of a network."""
+    do(store)
+    before = [(claim.claim, claim.measured, claim.n, claim.command) for claim in claims(store.path)]
+    entries = SMALL.labeled_runs("default", range(3), {"network": "second"})
+    few = [
+        (label, replace(spec, replicate=spec.replicate + 10))
+        for label, spec in entries
+        if label["curve"] == "b"
+    ]
+    store.request(SMALL.name, "default", few, {"autocast": "bfloat16", "network": "second"})
+    for _, spec in few[:2]:
+        finish(store, spec, [{"error": 9.0}])
+    assert [(claim.claim, claim.measured, claim.n, claim.command) for claim in claims(store.path)] == before
+
+
 def test_effect_of_not_lower_is_the_margin(store, monkeypatch):
     claim = Claim("A is not lower", "a", "not lower", "b", "error", "Table 1", margin=0.5)
     monkeypatch.setattr(claim_list, "EXPERIMENTS", {SMALL.name: replace(SMALL, claims=[claim])})

@@ -138,6 +138,7 @@ def test_every_damaged_file_adds_nothing(file, tmp_path):
     [
         {"run": {}}, {"run": []}, {"run": None}, {"rows": None}, {"rows": [1]}, {"curve": "x"},
         {"request": None}, {"request": {"experiment": "../x"}},
+        {"request": {"experiment": 1, "size": 2, "settings": 3, "entries": []}},
     ],
 )  # fmt: skip
 def test_a_forged_line_adds_nothing(change, file, tmp_path):

@@ -4,9 +4,10 @@ import pytest
 import torch
 from tiny_networks import mlp
 from torch import nn
+from torch.nn.utils import prune
 
 import prunus
-from prunus.errors import SpecError, StatisticsError
+from prunus.errors import ModelError, SpecError, StatisticsError
 from prunus.training.distillation import distillation_loss
 
 T, A = 3.0, 0.7
@@ -41,6 +42,15 @@ def test_teacher_is_a_copy_in_evaluation_mode():
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_loss_of_the_outputs_is_the_first_term():
+    """A language model of Hugging Face transformers compares its labels shifted by one."""
+    logits, own, batch = torch.randn(6, 10), torch.tensor(3.25), (torch.rand(6, 64), torch.arange(6))
+    outputs = {"logits": logits, "loss": own}
+    assert distillation_loss(mlp(1), soft_fraction=0.0)(outputs, batch) == own
+    soft = distillation_loss(mlp(1), soft_fraction=1.0)
+    assert torch.equal(soft(outputs, batch), soft(logits, batch))
+
+
 def test_bfloat16_outputs_are_compared_in_float32():
     teacher, batch = mlp(1), (torch.rand(6, 64), torch.arange(6))
     outputs = torch.randn(6, 10).bfloat16()
@@ -72,6 +82,19 @@ def test_pruned_network_learns_the_outputs_of_the_dense_one():
 def test_settings_out_of_range(settings, message):
     with pytest.raises(SpecError, match=message):
         distillation_loss(mlp(0), **settings)
+
+
+@pytest.mark.parametrize("teacher", [nn.Linear, torch.relu])
+def test_teacher_that_is_no_module_is_refused(teacher):
+    with pytest.raises(ModelError, match=r"Expected a torch\.nn\.Module"):
+        distillation_loss(teacher)
+
+
+def test_teacher_with_computed_weights_is_refused_in_one_sentence():
+    teacher = prune.l1_unstructured(nn.Linear(64, 10), "weight", 0.5)
+    teacher(torch.rand(2, 64))
+    with pytest.raises(ModelError, match=r"Linear cannot be copied .* after torch\.nn\.utils\.prune\.remove"):
+        distillation_loss(teacher)
 
 
 def test_teacher_of_other_classes_is_refused():

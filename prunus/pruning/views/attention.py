@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from prunus.pruning.views.linear import linear_of, with_tensors
 
 PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
-_IDENTITIES: WeakValueDictionary[tuple[int, torch.dtype, torch.device], nn.Parameter] = WeakValueDictionary()
+_IDENTITIES: WeakValueDictionary[tuple[int, torch.dtype, torch.device], Tensor] = WeakValueDictionary()
 """The identities of the views that exist: a network of many blocks needs one."""
 
 
@@ -89,6 +89,9 @@ def _identity(attention: nn.MultiheadAttention) -> nn.Parameter:
     key = size, weight.dtype, weight.device
     identity = _IDENTITIES.get(key)
     if identity is None:
-        matrix = torch.eye(size, dtype=weight.dtype, device=weight.device)
-        _IDENTITIES[key] = identity = nn.Parameter(matrix, requires_grad=False)
-    return identity
+        _IDENTITIES[key] = identity = torch.eye(size, dtype=weight.dtype, device=weight.device)
+    parameter = nn.Parameter(
+        identity, requires_grad=False
+    )  # of its own, since `.double()` changes it in place
+    parameter.identity = identity  # type: ignore[attr-defined] # keeps the shared tensor while the view exists
+    return parameter

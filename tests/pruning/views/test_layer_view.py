@@ -103,6 +103,10 @@ def test_blocks_of_a_transformer_share_one_identity():
     of_model = {p.data_ptr() for p in model.parameters()}
     added = {p.data_ptr(): p for p in view.model.parameters() if p.data_ptr() not in of_model}
     assert [p.tolist() for p in added.values()] == [torch.eye(8).tolist()]
+    other = layer_view(model, prunable_weights(model)).model
+    for parameter in added.values():
+        parameter.data = parameter.data.double()  # as `view.model.double()` does
+    assert other(torch.rand(2, 3, 8)).dtype == torch.float32
 
 
 def test_columns_of_an_lstm_are_inputs_and_previous_outputs():

@@ -185,10 +185,15 @@ def _rounding_of_networks(experiment: Experiment, requests: Sequence[Request]) -
     """The settings in ROUNDING with which most runs of each network are finished; of equally many, the latest."""
     runs: dict[str, dict[tuple[tuple[str, str], ...], set[str]]] = {}
     for request in requests:
+        settings = tuple(_rounding(request).items())
         for entry in request.entries:
             of_network = runs.setdefault(_network(experiment, request, entry.label), {})
-            of_network.setdefault(tuple(_rounding(request).items()), set()).add(entry.id)
-    return {name: dict(max(reversed(ids), key=lambda key: len(ids[key]))) for name, ids in runs.items()}
+            of_network.setdefault(settings, set()).add(entry.id)
+    most: dict[str, dict[str, str]] = {}
+    for network, ids in runs.items():
+        settings = max(reversed(ids), key=lambda key: len(ids[key]))
+        most[network] = dict(settings)
+    return most
 
 
 def _join(

@@ -30,9 +30,9 @@ EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence"
 LETTERS = (*ascii_lowercase, *map("".join, product(ascii_lowercase, repeat=2)))
 SIZE_SETTINGS = ("data", "epochs", "retrain_epochs", "rounds", "examples", "test_examples", "networks")
 """The settings, without the names of their groups, that say how large a run is."""
-ROUNDING = {"backend", "autocast"}
+NUMERICS = {"backend", "autocast"}
 """The settings that decide how a training is computed, not how much: results differ by rounding and random draws."""
-SAME_SIZE = {"network", *ROUNDING}
+SAME_SIZE = {"network", *NUMERICS}
 """The settings that can be changed without changing the size."""
 
 
@@ -78,8 +78,8 @@ class _Answer:
     size: str = "default"
     other_settings: str = ""
     """How the runs differ from the default size; empty where they do not."""
-    rounding: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """The settings in ROUNDING that the runs of each network have; empty for the defaults."""
+    numerics: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """The settings in NUMERICS that the runs of each network have; empty for the defaults."""
 
 
 def claims(store: Path | str | None = None) -> list[ListedClaim]:
@@ -162,18 +162,18 @@ def _answer(experiment: Experiment, store: Store, requested: Sequence[Request]) 
     size, counted = max(sizes.items(), key=lambda item: sum(len(request.entries) for request in item[1]))
     last = requests[-1]
     changes = [f"--{last.size}"] * (last.size != "default") + [f"{k}={v}" for k, v in last.settings.items()]
-    rounding = _rounding_of_networks(experiment, counted)
-    joined = _join(experiment, counted or [last], rounding)
+    numerics = _numerics_of_networks(experiment, counted)
+    joined = _join(experiment, counted or [last], numerics)
     decisions = decide_claims(experiment.claims, experiment.select(rows_of(store, joined)))
     by_text = {decision.claim: decision for decision in decisions}
     return _Answer(
-        default_size(experiment), by_text, size, "" if counted else ", ".join(changes), rounding
+        default_size(experiment), by_text, size, "" if counted else ", ".join(changes), numerics
     )  # fmt: skip
 
 
-def _rounding(request: Request) -> dict[str, str]:
-    """The settings in ROUNDING that a request changes."""
-    return {key: str(request.settings[key]) for key in sorted(ROUNDING & request.settings.keys())}
+def _numerics(request: Request) -> dict[str, str]:
+    """The settings in NUMERICS that a request changes."""
+    return {key: str(request.settings[key]) for key in sorted(NUMERICS & request.settings.keys())}
 
 
 def _network(experiment: Experiment, request: Request, label: Mapping[str, Any]) -> str:
@@ -181,11 +181,11 @@ def _network(experiment: Experiment, request: Request, label: Mapping[str, Any])
     return str(label.get("group") or experiment.networks_and_settings(request.settings)[0][0])
 
 
-def _rounding_of_networks(experiment: Experiment, requests: Sequence[Request]) -> dict[str, dict[str, str]]:
-    """The settings in ROUNDING with which most runs of each network are finished; of equally many, the latest."""
+def _numerics_of_networks(experiment: Experiment, requests: Sequence[Request]) -> dict[str, dict[str, str]]:
+    """The settings in NUMERICS with which most runs of each network are finished; of equally many, the latest."""
     runs: dict[str, dict[tuple[tuple[str, str], ...], set[str]]] = {}
     for request in requests:
-        settings = tuple(_rounding(request).items())
+        settings = tuple(_numerics(request).items())
         for entry in request.entries:
             of_network = runs.setdefault(_network(experiment, request, entry.label), {})
             of_network.setdefault(settings, set()).add(entry.id)
@@ -197,18 +197,18 @@ def _rounding_of_networks(experiment: Experiment, requests: Sequence[Request]) -
 
 
 def _join(
-    experiment: Experiment, requests: Sequence[Request], rounding: Mapping[str, Mapping[str, str]]
+    experiment: Experiment, requests: Sequence[Request], numerics: Mapping[str, Mapping[str, str]]
 ) -> Request:
     """Join requests of several networks; every run is labeled with its network if the experiment has several.
 
-    Of each network, only runs with its settings in `rounding` are joined, so that two curves that are compared are
+    Of each network, only runs with its settings in `numerics` are joined, so that two curves that are compared are
     computed in the same way.
     """
     entries = {}
     for request in requests:
         for entry in request.entries:
             name = _network(experiment, request, entry.label)
-            if rounding.get(name, _rounding(request)) != _rounding(request):
+            if numerics.get(name, _numerics(request)) != _numerics(request):
                 continue
             network = {"group": name} if len(experiment.networks) > 1 else {}
             label = {**network, **entry.label}
@@ -224,7 +224,7 @@ def _part(
     decision = answer.decisions.get(text)
     verdict, note = _verdict(decision, answer, experiment, _effect(claim))
     words = ["prunus", "run", experiment.name, *[f"--{answer.size}"] * (answer.size != "default")]
-    for key, value in answer.rounding.get(group or experiment.networks[0], {}).items():
+    for key, value in answer.numerics.get(group or experiment.networks[0], {}).items():
         words += ["--set", f"{key}={value}"]
     return ListedClaim(
         id=str(statement.number),

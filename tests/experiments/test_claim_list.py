@@ -137,7 +137,7 @@ def test_claim_is_listed_for_its_networks(store, monkeypatch):
 
 
 @pytest.mark.parametrize("setting", [{"backend": "auto"}, {"autocast": "bfloat16"}])
-def test_runs_of_the_default_size_that_differ_by_rounding_decide(store, setting):
+def test_runs_of_the_default_size_that_differ_by_numerics_decide(store, setting):
     entries = SMALL.labeled_runs("default", range(3), {})
     store.request(SMALL.name, "default", entries, setting)
     for label, spec in entries:
@@ -148,18 +148,18 @@ def test_runs_of_the_default_size_that_differ_by_rounding_decide(store, setting)
     assert first.command == f"prunus run test.small --set {key}={value} --store {store.path}"
 
 
-def test_runs_that_differ_by_rounding_are_not_mixed(store):
+def test_runs_that_differ_by_numerics_are_not_mixed(store):
     """Two runs in bfloat16 do not take the place of those in float32, and are not in the command of a network."""
     do(store)
     before = [(claim.claim, claim.measured, claim.n, claim.command) for claim in claims(store.path)]
     entries = SMALL.labeled_runs("default", range(3), {"network": "second"})
-    few = [
+    unfinished = [
         (label, replace(spec, replicate=spec.replicate + 10))
         for label, spec in entries
         if label["curve"] == "b"
     ]
-    store.request(SMALL.name, "default", few, {"autocast": "bfloat16", "network": "second"})
-    for _, spec in few[:2]:
+    store.request(SMALL.name, "default", unfinished, {"autocast": "bfloat16", "network": "second"})
+    for _, spec in unfinished[:2]:
         finish(store, spec, [{"error": 9.0}])
     assert [(claim.claim, claim.measured, claim.n, claim.command) for claim in claims(store.path)] == before
 

@@ -44,9 +44,9 @@ def test_teacher_is_a_copy_in_evaluation_mode():
 
 def test_loss_of_the_outputs_is_the_first_term():
     """A language model of Hugging Face transformers compares its labels shifted by one."""
-    logits, own, batch = torch.randn(6, 10), torch.tensor(3.25), (torch.rand(6, 64), torch.arange(6))
-    outputs = {"logits": logits, "loss": own}
-    assert distillation_loss(mlp(1), soft_fraction=0.0)(outputs, batch) == own
+    logits, model_loss, batch = torch.randn(6, 10), torch.tensor(3.25), (torch.rand(6, 64), torch.arange(6))
+    outputs = {"logits": logits, "loss": model_loss}
+    assert distillation_loss(mlp(1), soft_fraction=0.0)(outputs, batch) == model_loss
     soft = distillation_loss(mlp(1), soft_fraction=1.0)
     assert torch.equal(soft(outputs, batch), soft(logits, batch))
 

@@ -90,8 +90,8 @@ def _identity(attention: nn.MultiheadAttention) -> nn.Parameter:
     identity = _IDENTITIES.get(key)
     if identity is None:
         _IDENTITIES[key] = identity = torch.eye(size, dtype=weight.dtype, device=weight.device)
-    parameter = nn.Parameter(
-        identity, requires_grad=False
-    )  # of its own, since `.double()` changes it in place
-    parameter.identity = identity  # type: ignore[attr-defined] # keeps the shared tensor while the view exists
+    # Each view has a parameter of its own, which `.double()` changes in place. It refers to the shared tensor, which
+    # would else be dropped from the cache while the view exists.
+    parameter = nn.Parameter(identity, requires_grad=False)
+    parameter.identity = identity  # type: ignore[attr-defined]
     return parameter

@@ -104,9 +104,8 @@ class _Pool:
             message = None
             with contextlib.suppress(EOFError, OSError):
                 message = worker.connection.recv()
-            if (
-                message is None
-            ):  # not in an except block, whose error would be shown with that of a lost worker
+            # Not in an except block, whose error would be shown with that of a lost worker.
+            if message is None:
                 self._replace(worker)
                 continue
             worker.is_ready = True

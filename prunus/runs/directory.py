@@ -275,7 +275,8 @@ class RunDirectory:
             self.lock.release()
 
     def remove_partial_files(self) -> None:
-        """Remove what a killed writer left in part."""
+        """Remove what a killed writer left in part, unless another process has taken the run over."""
+        self._check_may_write()
         with store_errors(self.path):
             for part in self.path.glob(f".*{TEMPORARY}"):
                 part.unlink(missing_ok=True)

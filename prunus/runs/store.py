@@ -14,9 +14,10 @@ import secrets
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -165,10 +166,17 @@ class Store:
     def run(self, id: str) -> RunRecord:
         """Return the record of a run, finished or not. Raises StoreError if it cannot be read."""
         record = self._with_state(self.directory(id, unfinished=True).record())
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # other runs that cannot be read do not matter here
-            others = self.runs()
-        return next((other for other in others if other.id == id), record)
+
+        @cache
+        def is_made_from_it(other: str) -> bool:
+            return other == id or any(map(is_made_from_it, self._dependencies(other)))
+
+        names: dict[str, None] = {}
+        for request in self.requests():
+            ids = {entry.id for entry in request.entries}
+            if id in ids or any(map(is_made_from_it, ids)):
+                names[request.name] = None
+        return replace(record, experiments=tuple(names))
 
     def find(self, prefix: str) -> str:
         """Return the ID that begins with `prefix`, or whose hash does.
@@ -256,7 +264,7 @@ class Store:
         """
         if not force:
             self._check_unused(id)
-        if not (self.runs_path / id).is_dir():
+        if id not in self.ids():  # "" and ".." are directories as well
             raise StoreError(f"The store {self.path} has no run {id!r}.")
         lock = acquire(self._lock_path(id))
         if lock is None:
@@ -272,10 +280,7 @@ class Store:
 
     def ids(self) -> list[str]:
         """Return the IDs of all runs, finished or not, in order. Raises StoreError if the store cannot be read."""
-        try:
-            return [path.name for path in self._paths()]
-        except OSError as error:
-            raise StoreError(f"The store {self.path} cannot be read: {error.strerror or error}.") from error
+        return [path.name for path in self._paths()]
 
     def is_locked(self, id: str) -> bool:
         """Return whether a process works on the run."""
@@ -285,7 +290,6 @@ class Store:
         """Write the record of a new attempt over that of the earlier ones."""
         with store_errors(directory.path):
             directory.path.mkdir(exist_ok=True)
-        directory.remove_partial_files()
         digest = directory.kept_digest()
         if directory.has_record() or not directory.is_empty():  # without a record: raises that it is missing
             old = directory.record()
@@ -297,6 +301,7 @@ class Store:
             new = replace(new, attempts=old.attempts, inputs=old.inputs, environments=environments)
             new = replace(new, seconds=old.seconds + interrupted, stalled=stalled)
         environments = (*new.environments, environment)
+        directory.remove_partial_files()  # after `seconds_since`: it changes the times of files
         directory.begin_attempt(
             replace(new, attempts=new.attempts + 1, kept=digest, environments=environments)
         )
@@ -321,6 +326,13 @@ class Store:
             seconds=round(record.seconds + directory.seconds_since(record.started), 3),
             **_describe_rows(directory.rows()),
         )
+
+    def _dependencies(self, id: str) -> Collection[str]:
+        """Return the IDs of the runs that a run was made from; none if its record cannot be read."""
+        try:
+            return read_record(self.runs_path / id).dependencies.values()
+        except StoreError:
+            return ()
 
     def _requesting_experiments(self, records: Sequence[RunRecord]) -> dict[str, tuple[str, ...]]:
         """Return for each run the experiments that requested it, or a run that was made from it."""
@@ -363,9 +375,12 @@ class Store:
             )
 
     def _paths(self) -> Iterator[Path]:
-        """Return the directories of all runs, in the order of their IDs."""
-        with os.scandir(self.runs_path) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir())
+        """Return the directories of all runs, in the order of their IDs. Raises as `ids`."""
+        try:
+            with os.scandir(self.runs_path) as entries:
+                names = sorted(entry.name for entry in entries if entry.is_dir())
+        except OSError as error:
+            raise StoreError(f"The store {self.path} cannot be read: {error.strerror or error}.") from error
         return (self.runs_path / name for name in names)
 
 

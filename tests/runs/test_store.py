@@ -1,7 +1,9 @@
 """The store: who may work on a run, what is recorded of it, which runs it lists and removes."""
 
 import json
+import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 from specs import Baseline, Ticket, finish
 
 from prunus.errors import StoreError
+from prunus.runs.directory import RunDirectory
 from prunus.runs.record import check_settings_match, describe_run, write_record
 from prunus.runs.settings import nondefault_settings
 from prunus.runs.spec import run_id
@@ -134,7 +137,11 @@ def test_a_dependency_belongs_to_the_experiments_of_its_users(store):
     finish(store, Ticket())
     store.request("zhou2019.zeros", "smoke", [({}, Ticket())], {})
     store.request("other", "smoke", [({}, Baseline(seed=1))], {})
-    assert [run.experiments for run in store.runs()] == [("zhou2019.zeros.smoke",)] * 2
+    store.request("other", "smoke", [({}, Ticket(rounds=9))], {})
+    store.request("zhou2019.signs", "full", [({}, Baseline())], {})
+    signs, zeros = "zhou2019.signs.full", "zhou2019.zeros.smoke"
+    assert [run.experiments for run in store.runs()] == [(signs, zeros), (zeros,)]
+    assert [store.run(run_id(spec)).experiments for spec in (Baseline(), Ticket())] == [(signs, zeros), (zeros,)]
 
 
 def test_remove_refuses_runs_that_are_read_or_running(store):
@@ -164,6 +171,42 @@ def test_remove_refuses_runs_that_are_read_or_running(store):
     with pytest.raises(StoreError, match="has no run"):
         store.remove(ticket)
     assert not list(store.path.glob("removed-*"))
+
+
+@pytest.mark.parametrize("id", ["", ".", "..", "../runs"])
+def test_remove_refuses_what_is_not_the_id_of_a_run(id, store):
+    done = finish(store, Baseline())
+    for force in (False, True):
+        with pytest.raises(StoreError, match="has no run"):
+            store.remove(id, force=force)
+    assert store.ids() == [done]
+
+
+def test_seconds_of_an_interrupted_attempt_end_with_its_last_write(store):
+    directory = store.open(Baseline(), "test")
+    started = time.time() - 1000
+    write_record(directory.path, replace(directory.record(), started=started))
+    directory.append_row({"level": 0})
+    with (directory.path / "rows.jsonl").open("ab") as file:
+        file.write(b'{"level"')
+    directory.write_steps(3, 9)
+    for path in directory.path.iterdir():
+        os.utime(path, times=(0, started + (70 if path.name.startswith(".steps") else 40)))
+    directory.release()  # as if it were killed, and resumed 930 seconds later
+    resumed = store.open(Baseline(), "test")
+    assert resumed.record().seconds == pytest.approx(70, abs=1)
+    assert resumed.rows() == [{"level": 0}]
+    assert sorted(path.name for path in resumed.path.iterdir()) == ["rows.jsonl", "run.json"]
+
+
+def test_an_attempt_that_was_taken_over_removes_no_file_of_the_next_attempt(store):
+    lost = store.open(Baseline(), "test")
+    other = RunDirectory(lost.path)
+    other.begin_attempt(other.record())
+    other.write_steps(1, 2)
+    with pytest.raises(StoreError, match="was taken over by another process"):
+        store.finish(lost, {})
+    assert other.steps() == (1, 2)
 
 
 def test_find_accepts_the_beginning_of_an_id(store):

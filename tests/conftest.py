@@ -11,6 +11,7 @@ from prunus.seeds import make_generator
 from prunus.types import Dataset, Split
 
 os.environ.pop("COLUMNS", None)  # the width of the test runner's output must not change the tables
+os.unsetenv("COLUMNS")  # readline sets it for subprocesses alone
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -28,7 +28,7 @@ Points = Mapping[str, Sequence[Any]]
 class Claim:
     """A statement of a paper: a metric of one curve is higher or lower than, or equal to, that of another.
 
-    The values of a replicate are averaged over the points that both curves have; then the replicates are paired.
+    The values of a replicate are averaged over the points that it has of both curves; then the replicates are paired.
     """
 
     text: str
@@ -193,17 +193,17 @@ def _missing(claim: Claim, rows: Sequence[Row]) -> str:
 def _compare(claim: Claim, rows: Sequence[Row]) -> tuple[Comparison | None, str]:
     """Pair the replicates of a claim; None where no replicate has both sides. Also says at which points."""
     measured = _values(rows, claim.curve, claim.metric, claim.at)
-    points = {point for values in measured.values() for point in values}
     if isinstance(claim.against, str):
         other = _values(rows, claim.against, claim.metric, claim.other_points)
         if claim.against_at is None:
-            points &= {point for values in other.values() for point in values}
+            shared = {r: values.keys() & other.get(r, {}).keys() for r, values in measured.items()}
             measured, other = (
-                {r: {p: v for p, v in values.items() if p in points} for r, values in side.items()}
+                {r: {p: v for p, v in side.get(r, {}).items() if p in shared[r]} for r in shared}
                 for side in (measured, other)
             )
     else:
         other = {replicate: {(): float(claim.against)} for replicate in measured}
+    points = {point for values in measured.values() for point in values}
     a, b = ({r: mean(v.values()) for r, v in side.items() if v} for side in (other, measured))
     where = "; ".join(
         _where(key, [value for value in values if value in {point[i] for point in points}])

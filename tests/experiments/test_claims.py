@@ -42,3 +42,18 @@ def test_more_claims_need_more_evidence():
     assert first.p == min(1.0, 4 * alone.p)
     assert (alone.verdict, first.verdict) == ("holds", "not shown")
     assert {other.p for other in others} == {first.p}
+
+
+def test_a_replicate_is_compared_at_the_points_that_it_has_of_both_curves():
+    """A run that failed does not pair a mean of two points with a mean of one."""
+    claim = Claim("It is low", "a", "lower", "b", "error", "Table 1", at={"level": (1, 2)})
+    measured = [
+        {"curve": curve, "replicate": replicate, "level": level, "error": float(10 * level)}
+        for curve in ("a", "b")
+        for replicate in range(3)
+        for level in (1, 2)
+        if (curve, replicate, level) != ("b", 0, 2)
+    ]
+    (decision,) = decide_claims([claim], measured)
+    assert (decision.n, decision.measured, decision.interval) == (3, 0.0, (0.0, 0.0))
+    assert decision.where == "level 1, 2"

@@ -99,12 +99,12 @@ def rows_of(store: Store, request: Request) -> list[Row]:
     Raises:
         StoreError: A run is not finished, or its files are damaged.
     """
-    return [
-        {**entry.label, **_flat(row), "network": network_of(store.directory(entry.id)), "run": entry.id}
-        for entry in request.entries
-        for directory in _with_baseline(store, store.directory(entry.id))
-        for row in directory.rows()
-    ]
+    rows: list[Row] = []
+    for entry in request.entries:
+        directories = _with_baseline(store, store.directory(entry.id))
+        names = {"network": network_of(directories[-1]), "run": entry.id}
+        rows += [{**entry.label, **_flat(row), **names} for each in directories for row in each.rows()]
+    return rows
 
 
 def curves_of(store: Store, request: Request) -> list[Row]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from prunus.errors import UnknownNameError
+from prunus.errors import SpecError, UnknownNameError
 from prunus.experiments.experiment import Experiment, FigureSpec
 from prunus.experiments.page import describe
 from prunus.experiments.results import Result, write_results
@@ -74,6 +74,8 @@ def run_experiment(
     _check_libraries(experiment)
     if size not in SIZES:
         raise UnknownNameError(f"Expected a size of {', '.join(SIZES)}, got {size!r}.")
+    if replicates is not None and replicates < 1:
+        raise SpecError(f"Expected at least 1 replicate, got {replicates}.")
     say, changes = report or (lambda line: None), dict(settings or {})
     if isinstance(executor, str):
         lookup("executor", EXECUTORS, executor)

@@ -62,13 +62,13 @@ def run_id(spec: RunSpec) -> str:
     # Equal values may be of different types, so that the value itself holds its ID.
     cache: dict[str, str] = getattr(spec, "__dict__", {})
     if _CACHE not in cache:
-        kind = kind_of(type(spec))
+        settings, kind = nondefault_settings(spec), kind_of(type(spec))
         if kind is None or not _KIND.fullmatch(kind):
             raise SpecError(
                 f"{type(spec).__name__} has the kind {kind!r}; a spec needs a class variable `kind`, a word in "
                 "lower case."
             )
-        cache[_CACHE] = make_id(kind, nondefault_settings(spec), code_digests(spec))
+        cache[_CACHE] = make_id(kind, settings, code_digests(spec))
     return cache[_CACHE]
 
 

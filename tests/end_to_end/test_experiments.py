@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from prunus.errors import SpecError
 from prunus.experiments import EXPERIMENTS, PAPERS, experiments_of
 from prunus.experiments.running import draw_experiment, run_experiment
 from prunus.runs.store import Store
@@ -42,6 +43,15 @@ def test_experiment_runs_and_is_drawn_again_from_its_store(name, tmp_path, store
     for file in redrawn.files:
         if file.suffix == ".csv":
             assert file.read_bytes() == (out / file.name).read_bytes()
+
+
+@pytest.mark.parametrize("replicates", [0, -1])
+def test_an_experiment_has_at_least_one_replicate(replicates, tmp_path):
+    with pytest.raises(SpecError, match=f"at least 1 replicate, got {replicates}"):
+        run_experiment(
+            EXPERIMENTS["hassibi1993.xor"], "smoke", tmp_path, store=tmp_path / "store", replicates=replicates
+        )
+    assert not (tmp_path / "store").exists()
 
 
 def test_papers_stand_for_all_of_their_experiments():

@@ -348,6 +348,9 @@ def test_the_plan_tells_how_many_workers_an_executor_takes_by_itself(store, monk
     assert first_line("inline", None).endswith(" on 1 worker")
     for executor in ("ray", lambda work, workers, scheduler: {}):
         assert "worker" not in first_line(executor, None)
+    for workers in (0, -1):
+        with pytest.raises(WorkerError, match=f"Expected at least 1 worker, got {workers}"):
+            run_plan(SPECS, store, workers=workers)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,8 @@ def test_run_id_refuses_objects_that_are_no_specs():
         (Loose(), "not a frozen dataclass"),
         (Nameless(), "class variable `kind`"),
         (type("Bad", (Baseline,), {"kind": "../up"})(), "class variable `kind`"),
-        (3, "class variable `kind`"),
+        (type("Plain", (), {"kind": "plain"})(), "not a frozen dataclass"),
+        (3, "not a frozen dataclass"),
     ):
         with pytest.raises(SpecError, match=message):
             run_id(spec)

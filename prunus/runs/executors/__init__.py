@@ -64,7 +64,7 @@ def run_plan(
         specs: The runs.
         store: Where they are stored. Workers on other machines must find it under the same path.
         executor: A key of EXECUTORS, or an executor, such as `functools.partial(on_ray, address="10.0.0.1:6379")`.
-        workers: How many workers to use; `inline` uses none. None: as many as the executor takes by itself.
+        workers: How many workers to use, at least 1; `inline` uses none. None: as many as the executor takes by itself.
         say: Called with one line about the plan, and one about each run that is finished or failed.
         progress: Called with the estimated work in milliseconds, done and in total.
 
@@ -73,10 +73,13 @@ def run_plan(
 
     Raises:
         StoreError: The store is paused.
-        WorkerError: No worker can be started, workers are lost too often, or the main script has no main guard.
+        WorkerError: `workers` is below 1, no worker can be started, workers are lost too often, or the main script has
+            no main guard.
         Exception: What the first run that failed raised, with how many failed, after all others are done.
     """
     check_main_guard()
+    if workers is not None and workers < 1:
+        raise WorkerError(f"Expected at least 1 worker, got {workers}.")
     if progress is not None:
         progress("estimating how long the runs take", 0, 0)
     name, execute = _executor(executor)

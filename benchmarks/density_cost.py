@@ -20,6 +20,7 @@ from benchmarks.timing import interleaved, table
 from prunus import lottery
 from prunus.masks import Masks
 from prunus.models import MODELS
+from prunus.runs.environment import cpu_name
 from prunus.training import RECIPES, Recipe
 from prunus.training.sparse.epoch import train_sparse_epoch
 from prunus.training.trainer import Trainer
@@ -87,7 +88,7 @@ def measure(path: Path, sweeps: int = 3) -> None:
         dense, sparse, _ = time_steps("lenet-300-100", density)
         steps[str(density)] = [round(s / d, 4) for s, d in zip(sparse, dense, strict=True)]
     rounds = [[round(s / levels[0], 4) for s in levels[1:]] for levels in (sweep() for _ in range(sweeps))]
-    values = {"cpu": _cpu(), "threads": 1, "torch": torch.__version__, "steps": steps, "rounds": rounds}
+    values = {"cpu": cpu_name(), "threads": 1, "torch": torch.__version__, "steps": steps, "rounds": rounds}
     path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
@@ -131,19 +132,12 @@ def run() -> str:
             if ratios:
                 text = f"{median(ratios):.3f} ({ratios[len(ratios) // 4]:.3f} to {ratios[-len(ratios) // 4]:.3f})"
             rows.append([name, density, f"{median(dense) * 1000:.2f}", text, auto])
-    title = f"{_cpu()}, batch 60, one thread, n = {ROUNDS}"
+    title = f"{cpu_name()}, batch 60, one thread, n = {ROUNDS}"
     steps = table([title, "density", "dense CPU ms", "sparse / dense (quartiles)", "auto"], rows)
     levels = sweep()
     total = sum(levels[1:]) / levels[0]
     each = ", ".join(f"{s / levels[0]:.2f}" for s in levels[1:])
     return f"{steps}\n\n{LEVELS} rounds cost {total:.1f} dense trainings: {each}."
-
-
-def _cpu() -> str:
-    """The name of the CPU."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from prunus.tickets.baseline import BaselineSpec, final_metrics, masks_name
 from prunus.tickets.monitor import TrainingMonitor
 from prunus.tickets.procedure import run_ticket
 from prunus.tickets.ticket import TicketSpec
-from prunus.training import RECIPES, Recipe, train
+from prunus.training import RECIPES, EpochMetrics, Recipe, train
 from prunus.types import Dataset
 
 
@@ -36,9 +36,9 @@ def bare_trainings(ticket: TicketSpec, store: Store) -> list[Callable[[], None]]
     """Functions that repeat the trainings of the run, each of which only trains and evaluates."""
     trainings: list[Callable[[], None]] = []
 
-    def record(model: nn.Module, data: Dataset, recipe: Recipe, **arguments: Any) -> None:
-        trainings.append(partial(train_bare, model, data, recipe, **arguments))
-        train(model, data, recipe, **arguments)
+    def record(model: nn.Module, data: Dataset, recipe: Recipe, **arguments: Any) -> list[EpochMetrics]:
+        trainings.append(partial(train_bare, ticket.baseline, model, data, recipe, **arguments))
+        return train(model, data, recipe, **arguments)
 
     needed = {role: store.directory(run_id(spec)) for role, spec in ticket.dependencies().items()}
     with patch("prunus.tickets.baseline.train", record), tempfile.TemporaryDirectory() as folder:
@@ -47,7 +47,13 @@ def bare_trainings(ticket: TicketSpec, store: Store) -> list[Callable[[], None]]
 
 
 def train_bare(
-    model: nn.Module, data: Dataset, recipe: Recipe, *, observer: TrainingMonitor, **arguments: Any
+    spec: BaselineSpec,
+    model: nn.Module,
+    data: Dataset,
+    recipe: Recipe,
+    *,
+    observer: TrainingMonitor,
+    **arguments: Any,
 ) -> None:
     """Train and evaluate, and nothing else."""
     monitor = TrainingMonitor(
@@ -57,7 +63,7 @@ def train_bare(
         eval_every=observer.eval_every,
     )
     train(model, data, recipe, observer=monitor, **{**arguments, "checkpoint": None})
-    final_metrics(model, monitor, data)
+    final_metrics(model, monitor, spec)
 
 
 def run_again(ticket: TicketSpec, store: Store) -> None:

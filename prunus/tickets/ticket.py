@@ -258,6 +258,12 @@ class TicketSpec(BaselineRun):
                 f"{self.learned_masks.mask.kind} mask was learned over weights with other signs, "
                 f"{self.learned_masks.weights}."
             )
+        for source in (self.masks_from, self.densities_from):
+            if source is not None and _all_shapes(source.baseline) != _all_shapes(self.baseline):
+                raise SpecError(
+                    f"Expected masks of a network with the weights of {self.baseline.model}, got masks of "
+                    f"{source.baseline.model}, whose weights have other names or shapes."
+                )
         if self.densities_from is not None and (self.rounds != 1 or self.masks_from or self.ranks_globally):
             masks_from = "masks_from" if self.masks_from else "no masks_from"
             raise SpecError(
@@ -330,6 +336,11 @@ class TicketSpec(BaselineRun):
             DensityError: The scope cannot reach the density.
         """
         return self.scope_value.counts(self._shapes, self.density_at(level, learned))
+
+
+def _all_shapes(baseline: BaselineSpec) -> Shapes:
+    """Return the shapes of all prunable weights of a network, those that a ticket excludes included."""
+    return shapes_of(prunable_weights(make_outline(baseline.model)))
 
 
 @lru_cache(maxsize=8)

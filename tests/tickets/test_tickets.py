@@ -638,6 +638,18 @@ def test_user_criterion_and_actions_are_used(step):
             SpecError,
             "source of the masks to exclude",
         ),
+        *(
+            (
+                {key: replace(source, baseline=replace(DENSE, model="lenet-5")), "rounds": 1},
+                SpecError,
+                "Expected masks of a network with the weights of tiny_networks:mlp, got masks of lenet-5",
+            )
+            for key, source in (
+                ("masks_from", TicketSpec(DENSE, rounds=1)),
+                ("masks_from", LEARNED),
+                ("densities_from", LEARNED),
+            )
+        ),
         ({"exclude": ("9.*",)}, ModelError, "9"),
         ({"mask1": "supermask"}, SpecError, "Expected a learned supermask in masks_from"),
         ({"densities_from": LEARNED}, SpecError, "Expected one round.*rounds = 2"),
@@ -672,6 +684,14 @@ def test_invalid_baseline_is_refused(dense, expected_message):
     if not dense.checkpoint_steps or dense.checkpoint_steps == DENSE.checkpoint_steps:
         with pytest.raises(SpecError, match=expected_message):
             TicketSpec(dense).cost()
+
+
+def test_benchmark_of_the_invariant_checks_repeats_the_trainings_of_a_run(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    from benchmarks import invariant_checks
+
+    monkeypatch.setattr(invariant_checks, "make_ticket", lambda epochs: TicketSpec(DENSE, rounds=2))
+    assert "LeNet-300-100, 2 levels" in invariant_checks.run(rounds=1, epochs=1)
 
 
 def test_specs_are_pickled_without_resolved_values_and_keep_their_identity():

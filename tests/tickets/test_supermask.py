@@ -322,6 +322,26 @@ def test_verify_counts_changed_weights(kind):
     assert learned.verify() == 3
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@every_kind
+def test_mask_is_learned_over_weights_of_other_types(kind, dtype):
+    """The masks are those of the same weights in float32, and scores have at least its precision."""
+    model = tiny_networks.mlp(0).to(dtype)
+    learned, reference = over(model, kind), over(tiny_networks.mlp(0), kind)
+    for each in (learned, reference):
+        spread(each)
+        each.apply()
+    assert learned.verify() == 0
+    model(torch.randn(4, 64, dtype=dtype)).square().sum().backward()
+    learned.before_optimizer_step()
+    for name, scores in learned.trainable_tensors().items():
+        assert scores.dtype == torch.promote_types(dtype, torch.float32)
+        assert scores.grad.isfinite().all()
+        kept, expected = (each.layers[name].factors != 0 for each in (learned, reference))
+        assert torch.equal(kept, expected)
+    learned.apply_most_likely_mask()
+
+
 CONVERSIONS = {
     "double": lambda model: model.double(),
     "half": lambda model: model.half(),
@@ -647,6 +667,19 @@ def test_forward_of_the_baseline_is_used_in_every_score(dense):
 def test_invalid_settings_are_refused(spec, error, says, dense):
     with pytest.raises(error, match=says):
         done(spec, dense)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"weights": "glorott"}, UnknownNameError, "glorot"),
+        ({"multiplier": math.nan}, SpecError, "multiplier"),
+        ({"ticket": TicketSpec(DENSE, schedule="cubic")}, SpecError, "schedule"),
+    ],
+)
+def test_invalid_settings_of_criterion_masks_are_refused_before_any_run(changes, error, says):
+    with pytest.raises(error, match=says):
+        CriterionSupermaskSpec(**{"ticket": TicketSpec(DENSE, schedule="one_shot"), **changes}).cost()
 
 
 def test_mask_over_unknown_parameters_is_refused():

@@ -70,7 +70,9 @@ class SupermaskConstraint:
         self.weights: Params = {}
         self.layers: dict[str, SupermaskLayer] = {}
         for name, weight in weights.items():
-            self.weights[name] = torch.empty_like(parameters[name]).detach().copy_(weight)
+            # Scores, and the probabilities that are compared with 16-bit numbers, need at least float32.
+            dtype = torch.promote_types(parameters[name].dtype, torch.float32)
+            self.weights[name] = torch.empty_like(parameters[name], dtype=dtype).detach().copy_(weight)
             self.layers[name] = kind.layer(self.weights[name], derive_seed(seed, "supermask", name))
         self.draws = 0
         """Number of masks drawn; the next mask depends on it and on the scores only."""

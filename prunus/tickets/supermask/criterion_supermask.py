@@ -22,7 +22,7 @@ from prunus.tickets.monitor import tensors_equal
 from prunus.tickets.procedure import select_masks
 from prunus.tickets.rounds import Round, weight_history
 from prunus.tickets.supermask.learned_supermask import final_scores
-from prunus.tickets.supermask.weights import WEIGHT_INITS
+from prunus.tickets.supermask.weights import WEIGHT_INITS, check_fixed_weights
 from prunus.tickets.ticket import TicketSpec
 from prunus.training.state import clone_tensors
 from prunus.types import MaskDict
@@ -59,8 +59,14 @@ class CriterionSupermaskSpec(BaselineRun):
         return self.ticket.code_references()
 
     def cost(self) -> tuple[str, float]:
-        """Return the unit, and the evaluations as training steps. Raises as `TicketSpec.check` does."""
+        """Return the unit, and the evaluations as training steps. Raises as `check` does."""
+        self.check()
         return self.ticket.baseline.cost()[0], EVALUATION_COST * (1 + len(self.ticket.trained_levels))
+
+    def check(self) -> None:
+        """Validate the settings. Raises as `TicketSpec.check` and `check_fixed_weights` do."""
+        self.ticket.check()
+        check_fixed_weights(self.weights, self.multiplier)
 
     @property
     def needs_ticket(self) -> bool:
@@ -86,8 +92,9 @@ def score_criterion_masks(
         The row with the highest validation accuracy, or the lowest validation loss where there is no accuracy.
 
     Raises:
-        SpecError, UnknownNameError, DensityError, ModelError: As `TicketSpec.check`.
+        SpecError, UnknownNameError, DensityError, ModelError: As `CriterionSupermaskSpec.check`.
     """
+    spec.check()
     ticket, baseline = spec.ticket, Baseline.load(needed["baseline"])
     model, data = ticket.baseline.make_network(), ticket.baseline.load_data()
     model.load_state_dict(baseline.initial)

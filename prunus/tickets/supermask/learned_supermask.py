@@ -7,7 +7,7 @@ which rule is from which paper.
 import time
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
-from math import inf, isnan, sqrt
+from math import isnan, sqrt
 from statistics import mean, stdev
 from typing import Any, ClassVar
 
@@ -38,7 +38,7 @@ from prunus.tickets.invariants import EXACT_COUNTS, InvariantReport, count_kept
 from prunus.tickets.monitor import TrainingMonitor, tensors_equal
 from prunus.tickets.supermask.constraint import SupermaskConstraint, masks_of_factors
 from prunus.tickets.supermask.kinds import Bernoulli, EdgePopup, Signed
-from prunus.tickets.supermask.weights import WEIGHT_INITS, FrozenWeights
+from prunus.tickets.supermask.weights import WEIGHT_INITS, FrozenWeights, check_fixed_weights
 from prunus.training import Recipe, evaluate
 from prunus.training.losses import find_loss
 from prunus.training.state import clone_tensors
@@ -131,15 +131,13 @@ class LearnedSupermaskSpec(BaselineRun):
     def check(self) -> None:
         """Validate the settings. Raises SpecError, DensityError or UnknownNameError."""
         check_full_training(self.recipe, "a mask is scored at the end", samples=self.samples)
-        if not 0 < self.multiplier < inf:
-            raise SpecError(f"Expected a positive, finite multiplier, got {self.multiplier}.")
+        check_fixed_weights(self.weights, self.multiplier)
         self.mask.check()
         if self.scaled_fan and self.mask.density is None:
             raise SpecError(
                 f"Expected a kind of mask with a known density for scaled_fan, got {self.mask.kind}, which has no "
                 "density before it is learned."
             )
-        lookup("kind of weights", WEIGHT_INITS, self.weights)
 
 
 def learn_supermask(
@@ -251,11 +249,13 @@ def _check_learned(
     """Check what must hold after the training, while the model is under its most likely mask."""
     weights, state = constraint.weights, model.state_dict()
     initial = {name: tensor.to(spec.device) for name, tensor in initial.items()}
-    fixed = spec.fixed_weights({name: initial[name] for name in weights}).values
+    made = spec.fixed_weights({name: initial[name] for name in weights}).values
+    fixed = {name: value.to(weights[name].dtype) for name, value in made.items()}
     others = state.keys() - weights.keys() - _normalization_buffers(model)
     nonzero = {name: factor[factor != 0].abs() for name, factor in factors.items()}
     are_initial = [torch.equal(state[name], initial[name]) for name in others]
-    are_products = [bool((state[name] == fixed[name] * factor).all()) for name, factor in factors.items()]
+    products = {name: (fixed[name] * factor).to(state[name].dtype) for name, factor in factors.items()}
+    are_products = [bool((state[name] == product).all()) for name, product in products.items()]
     checks = {
         "the weights under the mask are as at the start": tensors_equal(weights, fixed),
         "all other tensors are as initialized": all(are_initial),

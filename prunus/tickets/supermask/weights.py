@@ -13,15 +13,33 @@ multiplier; "scaled fan" (Ramanujan et al. 2020) is the multiplier 1 / sqrt(dens
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import prod, sqrt
+from math import inf, prod, sqrt
 
 import torch
 from torch import Tensor
 
+from prunus.errors import SpecError
+from prunus.registry import lookup
 from prunus.seeded_tensors import SeededTensor, seeded_tensor_with_std
 from prunus.seeds import derive_seed
 from prunus.tickets.statistical_checks import population_std
 from prunus.types import Params
+
+
+def check_fixed_weights(kind: str, multiplier: float) -> None:
+    """Check the settings of the weights under a mask.
+
+    Args:
+        kind: A key of WEIGHT_INITS.
+        multiplier: Factor of the weights.
+
+    Raises:
+        UnknownNameError: There is no such kind.
+        SpecError: The multiplier is not above 0, or not finite.
+    """
+    if not 0 < multiplier < inf:
+        raise SpecError(f"Expected a positive, finite multiplier, got {multiplier}.")
+    lookup("kind of weights", WEIGHT_INITS, kind)
 
 
 @dataclass(frozen=True)

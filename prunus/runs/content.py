@@ -158,9 +158,8 @@ def append_rows(path: Path, rows: Sequence[Row], keys: Sequence[str]) -> None:
         StoreError: The file is damaged or cannot be written.
     """
     earlier, length = _read_rows(path)
-    by_key = {_key(row, keys): row for row in earlier}
-    if any(_key(row, keys) in by_key for row in rows):
-        by_key |= {_key(row, keys): row for row in rows}  # a key that exists keeps its position
+    by_key = {_key(row, keys): row for row in (*earlier, *rows)}  # a key that exists keeps its position
+    if len(by_key) < len(earlier) + len(rows):
         write_file(path, to_lines(path, [*by_key.values()]))
         return
     content = to_lines(path, rows)

@@ -94,6 +94,8 @@ def measure_instability(
     for copy in COPIES:
         if not directory.has(f"copy-{copy}"):
             _train_copy(spec, copy, masks, directory, needed["baseline"], report_steps)
+        elif report_steps is not None:
+            report_steps(spec.baseline.total_steps() - spec.step)
     ends = [directory.load_tensors(f"copy-{copy}") for copy in COPIES]
     rows = _evaluate_line(spec, ends[0], ends[1])
     errors = [row["test_error"] for row in rows]

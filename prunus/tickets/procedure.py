@@ -60,6 +60,8 @@ def run_ticket(
     previous = Round.dense(baseline, list(ticket.weights_of(model)))
     complete_interrupted_save(directory)
     finished = {row["level"] for row in directory.rows()}
+    if finished and report_steps is not None:
+        report_steps(len(finished) * (ticket.baseline.total_steps() - ticket.rewind_step))
     for level in ticket.trained_levels:
         if level in finished:
             continue

@@ -49,6 +49,8 @@ def test_append_row_replaces_the_row_of_the_same_level(directory):
     assert [row["loss"] for row in directory.curve()] == [step / 6 for step in range(6)]
     directory.append_curve([{"free": 1}, {"free": 1}])
     assert len(directory.curve()) == 8
+    directory.append_rows([{"level": 5, "value": value} for value in ("e", "f")])
+    assert [row["value"] for row in directory.rows()] == ["a", "d", "c", "f"]
 
 
 def test_append_row_refuses_values_that_are_not_plain_or_finite(directory):

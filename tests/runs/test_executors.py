@@ -26,6 +26,7 @@ from prunus.runs.plan import plan as plan_of
 from prunus.runs.spec import run_id
 from prunus.runs.store import Store
 from prunus.tickets.baseline import load_data_cached
+from prunus.tickets.instability import InstabilitySpec
 from prunus.tickets.ticket import TicketSpec
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -146,6 +147,23 @@ def test_progress_of_a_resumed_run_begins_with_the_steps_that_are_done(tmp_path)
         run_to_completion(DENSE, store, "inline", interrupt)
     assert run_to_completion(DENSE, store, "inline", lambda id, done, total: counts.append(done))
     assert counts == [4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    "spec", [TicketSpec(DENSE, rounds=3, rewind_step=5), InstabilitySpec(DENSE, 5, points=3)]
+)
+def test_progress_of_a_resumed_run_counts_the_levels_that_are_done(spec, tmp_path):
+    store, counts = Store(tmp_path), []
+    run_to_completion(DENSE, store, "inline")
+
+    def interrupt(id, done, total):
+        if done == 4:  # the first step of the second training of three steps
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_to_completion(spec, store, "inline", interrupt)
+    assert run_to_completion(spec, store, "inline", lambda id, done, total: counts.append(done))
+    assert list(dict.fromkeys(counts)) == list(range(3, int(spec.cost()[1]) + 1))
 
 
 FAULT = "The criterion 'raising' failed: ValueError: a fault; correct the function."

@@ -141,7 +141,10 @@ def test_a_dependency_belongs_to_the_experiments_of_its_users(store):
     store.request("zhou2019.signs", "full", [({}, Baseline())], {})
     signs, zeros = "zhou2019.signs.full", "zhou2019.zeros.smoke"
     assert [run.experiments for run in store.runs()] == [(signs, zeros), (zeros,)]
-    assert [store.run(run_id(spec)).experiments for spec in (Baseline(), Ticket())] == [(signs, zeros), (zeros,)]
+    assert [store.run(run_id(spec)).experiments for spec in (Baseline(), Ticket())] == [
+        (signs, zeros),
+        (zeros,),
+    ]
 
 
 def test_remove_refuses_runs_that_are_read_or_running(store):

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import time
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
@@ -157,7 +157,8 @@ class Store:
                     # A run without files was removed, or has only started.
                     if path.is_dir() and not RunDirectory(path).is_empty():
                         warnings.warn(f"The run {path.name} is left out: {error}", stacklevel=2)
-            requesting = self._requesting_experiments(records)
+            dependencies = {record.id: record.dependencies.values() for record in records}
+            requesting = self._requesting_experiments(lambda id: dependencies.get(id, ()))
             return [
                 replace(record, experiments=requesting[record.id]) if record.id in requesting else record
                 for record in records
@@ -166,17 +167,8 @@ class Store:
     def run(self, id: str) -> RunRecord:
         """Return the record of a run, finished or not. Raises StoreError if it cannot be read."""
         record = self._with_state(self.directory(id, unfinished=True).record())
-
-        @cache
-        def is_made_from_it(other: str) -> bool:
-            return other == id or any(map(is_made_from_it, self._dependencies(other)))
-
-        names: dict[str, None] = {}
-        for request in self.requests():
-            ids = {entry.id for entry in request.entries}
-            if id in ids or any(map(is_made_from_it, ids)):
-                names[request.name] = None
-        return replace(record, experiments=tuple(names))
+        requesting = self._requesting_experiments(cache(self._dependencies))
+        return replace(record, experiments=requesting.get(id, ()))
 
     def find(self, prefix: str) -> str:
         """Return the ID that begins with `prefix`, or whose hash does.
@@ -334,9 +326,10 @@ class Store:
         except StoreError:
             return ()
 
-    def _requesting_experiments(self, records: Sequence[RunRecord]) -> dict[str, tuple[str, ...]]:
-        """Return for each run the experiments that requested it, or a run that was made from it."""
-        dependencies = {record.id: record.dependencies.values() for record in records}
+    def _requesting_experiments(
+        self, dependencies_of: Callable[[str], Collection[str]]
+    ) -> dict[str, tuple[str, ...]]:
+        """Return for each requested run, and each that one was made from, the experiments that requested it."""
         names: dict[str, dict[str, None]] = {}
         for request in self.requests():
             waiting = [entry.id for entry in request.entries]
@@ -344,7 +337,7 @@ class Store:
                 id = waiting.pop()
                 if request.name not in names.setdefault(id, {}):
                     names[id][request.name] = None
-                    waiting += dependencies.get(id, ())
+                    waiting += dependencies_of(id)
         return {id: tuple(names_of) for id, names_of in names.items()}
 
     def _check_unused(self, id: str) -> None:

@@ -9,6 +9,7 @@ from prunus.registry import import_object
 from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.runs.spec import RunSpec
+from prunus.tickets.baseline import references
 from prunus.training import Recipe
 from prunus.training.recipe_checks import check_recipe
 from prunus.types import MaskDict, Params
@@ -74,8 +75,7 @@ class FunctionRun:
 
     def code_references(self) -> tuple[str, ...]:
         """Return the functions of the user: the function of this run, or a model."""
-        references = (self.function, getattr(self.settings, "model", ""))
-        return tuple(name for name in references if ":" in name and not name.startswith("prunus."))
+        return references(self.function, getattr(self.settings, "model", ""))
 
 
 def run_function(

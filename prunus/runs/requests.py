@@ -81,11 +81,7 @@ def read_requests(folder: Path) -> list[Request]:
     Raises:
         StoreError: A file is damaged.
     """
-    requests = [
-        request_from_plain(read_json(path), path)
-        for path in sorted(folder.glob("*.json"))
-        if not path.name.startswith(".")
-    ]
+    requests = [request_from_plain(read_json(path), path) for path in sorted(folder.glob("[!.]*.json"))]
     return sorted(requests, key=lambda request: (request.name, request.number))
 
 

@@ -209,10 +209,36 @@ class BaselineSpec:
 
     def pace(self) -> float:
         """Measure the seconds of one training step on this machine."""
-        model, data = self.make_network(), self.load_data()
-        call, loss = self.task.get("forward"), find_loss(self.task.get("loss"))
+        model = self.make_network()
+        return self.time_step(model, self.recipe, NoConstraint(model))
+
+    def time_step(self, model: nn.Module, recipe: Recipe, constraint: Constraint) -> float:
+        """Measure the CPU seconds of one training step on this data, as a mean over a few steps.
+
+        Args:
+            model: Changed by the steps.
+            recipe: How it is trained.
+            constraint: Holds after every step.
+
+        Returns:
+            The mean CPU time of one step of this process in seconds; a first step is not counted.
+
+        Raises:
+            ModelError, DataError: The model cannot be trained on the data.
+        """
+        data, call, loss = self.load_data(), self.task.get("forward"), find_loss(self.task.get("loss"))
         check_model(model, data, call=call, loss=loss)
-        return time_step(Trainer(model, self.recipe, NoConstraint(model), forward=call, loss=loss), data)
+        trainer, batch = (
+            Trainer(model, recipe, constraint, forward=call, loss=loss),
+            data.train.take(recipe.batch_size),
+        )
+        trainer.step(batch.inputs, batch.labels)
+        started = time.process_time()  # not wall-clock time: other processes may be running
+        number, seconds = 0, 0.0
+        while number < MAX_TIMED_STEPS and seconds < MAX_TIMED_SECONDS:
+            trainer.step(batch.inputs, batch.labels)
+            number, seconds = number + 1, time.process_time() - started
+        return seconds / number
 
     def _check(self) -> None:
         why = "tickets train for the full length, and the early-stopping point is found afterwards"
@@ -334,26 +360,6 @@ def run_baseline(
     return dict(directory.rows()[0])
 
 
-def time_step(trainer: Trainer, data: Dataset) -> float:
-    """Measure the CPU seconds of one step of a trainer, as a mean over a few steps.
-
-    Args:
-        trainer: The trainer; its model is changed by the steps.
-        data: The data set, of whose training split the first batch is used in every step.
-
-    Returns:
-        The mean CPU time of one step of this process in seconds; a first step is not counted.
-    """
-    batch = data.train.take(trainer.recipe.batch_size)
-    trainer.step(batch.inputs, batch.labels)
-    started = time.process_time()  # not wall-clock time: other processes may be running
-    number, seconds = 0, 0.0
-    while number < MAX_TIMED_STEPS and seconds < MAX_TIMED_SECONDS:
-        trainer.step(batch.inputs, batch.labels)
-        number, seconds = number + 1, time.process_time() - started
-    return seconds / number
-
-
 def _report_differences(report_steps: StepReport, first_step: int) -> Progress:
     """Convert the progress of a training, in steps done so far, to numbers of new steps."""
     last = first_step
@@ -422,8 +428,7 @@ def load_saved_state(directory: RunDirectory, step: int) -> TrainingState:
     Raises:
         StoreError: The state at that step was not saved, or its file is missing or damaged.
     """
-    name = f"state-{step}"
-    return state_from_tensors(directory.load_metadata(name)["step"], directory.load_tensors(name))
+    return state_from_tensors(step, directory.load_tensors(f"state-{step}"))
 
 
 def data_tensors(data: Dataset) -> Params:

@@ -1,7 +1,7 @@
 """Train a level of a ticket by a function of the user, in the place of the training loop of prunus."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -21,7 +21,7 @@ class _UnobservedTraining:
 
     model: nn.Module
     done: int
-    task: Mapping[str, Any] = field(default_factory=dict)
+    task: Mapping[str, Any]
 
     def capture(self) -> TrainingState:
         return TrainingState(self.done, clone_tensors(self.model.state_dict()))

@@ -32,7 +32,6 @@ from prunus.tickets.baseline import (
     check_full_training,
     checkpoint_name,
     masks_name,
-    time_step,
 )
 from prunus.tickets.invariants import EXACT_COUNTS, InvariantReport, count_kept
 from prunus.tickets.monitor import TrainingMonitor, tensors_equal
@@ -40,9 +39,8 @@ from prunus.tickets.supermask.constraint import SupermaskConstraint, masks_of_fa
 from prunus.tickets.supermask.kinds import Bernoulli, EdgePopup, Signed
 from prunus.tickets.supermask.weights import WEIGHT_INITS, FrozenWeights, check_fixed_weights
 from prunus.training import Recipe, evaluate
-from prunus.training.losses import find_loss
 from prunus.training.state import clone_tensors
-from prunus.training.trainer import Trainer, steps_per_epoch
+from prunus.training.trainer import steps_per_epoch
 from prunus.types import Dataset, Params
 
 LEVEL = 1
@@ -90,9 +88,7 @@ class LearnedSupermaskSpec(BaselineRun):
         model = self.baseline.make_network()
         constraint = self.make_constraint(model, self.fixed_weights(clone_tensors(prunable_weights(model))))
         constraint.apply()
-        call, loss = self.baseline.task.get("forward"), find_loss(self.baseline.task.get("loss"))
-        trainer = Trainer(model, self.recipe, constraint, forward=call, loss=loss)
-        return time_step(trainer, self.baseline.load_data())
+        return self.baseline.time_step(model, self.recipe, constraint)
 
     @property
     def trained_levels(self) -> tuple[int, ...]:

@@ -3,8 +3,8 @@
     template(network, size) -> spec        what the runs have in common; `--set` changes it
     runs(spec, size) -> [(label, spec)]    the runs of one replicate; a label has the key "curve"
 
-The same runs are made of every replicate. All are in a store.
- `prunus.experiments.running` does those that are missing and draws those that are finished.
+The same runs are made of every replicate. All are in a store: `prunus.experiments.running` does those that are missing
+and draws those that are finished.
 """
 
 import warnings

@@ -172,10 +172,18 @@ class BaselineSpec:
 
         Returns:
             The monitor that observed the training.
+
+        Raises:
+            SpecError: The network is trained by `fit`, which takes masks alone, and there is another constraint or a
+                seed.
         """
         if self.fit is not None:
-            masks = constraint if isinstance(constraint, Masks) else None
-            return train_level_with(self.fit, model, self.load_data(), masks, start, self.task)
+            if seed is not None or not isinstance(constraint, Masks | None):
+                raise SpecError(
+                    "Expected a baseline that is trained by a recipe for a learned mask or for instability, got one "
+                    "with fit; give it a recipe, and leave out fit."
+                )
+            return train_level_with(self.fit, model, self.load_data(), constraint, start, self.task)
         data, recipe, first_step = self.load_data(), recipe or self.recipe, start.step if start else 0
         constraint = constraint if constraint is not None else NoConstraint(model)
         if isinstance(self.data, str) and ":" in self.data:

@@ -101,8 +101,7 @@ def measure_instability(
     errors = [row["test_error"] for row in rows]
     barrier = max(errors) - (errors[0] + errors[-1]) / 2
     rows[-1]["barrier"] = barrier
-    for row in rows[len(directory.rows()) :]:  # the others were written before a kill
-        directory.append_row(row)
+    directory.append_rows(rows[len(directory.rows()) :])  # the others were written before a kill
     return {"barrier": barrier, "stable": barrier < STABLE_BELOW}
 
 

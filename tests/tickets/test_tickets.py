@@ -686,6 +686,13 @@ def test_invalid_baseline_is_refused(dense, expected_message):
             TicketSpec(dense).cost()
 
 
+@pytest.mark.parametrize("kind", [LearnedSupermaskSpec, InstabilitySpec])
+def test_fit_trains_neither_a_mask_nor_copies_of_a_network(kind):
+    """It would train the weights under the mask, and both copies in the same order."""
+    with pytest.raises(SpecError, match="Expected a baseline that is trained by a recipe"):
+        done(kind(replace(DENSE, fit=lambda model, masks: None)), trained())
+
+
 def test_benchmark_of_the_invariant_checks_repeats_the_trainings_of_a_run(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
     from benchmarks import invariant_checks

@@ -34,7 +34,7 @@ class RunsProgress:
     """
 
     def __init__(self, seconds: Mapping[str, float], report: Progress | None) -> None:
-        """Take the estimated seconds of each run by its identity; `report` is called with the work in milliseconds."""
+        """Take the estimated seconds of each run by its ID; `report` is called with the work in milliseconds."""
         self.seconds = dict(seconds)
         self.report = report
         self.fractions = dict.fromkeys(seconds, 0.0)

@@ -4,7 +4,7 @@ A kind of mask is a frozen value with its settings; `kind.layer(weight, seed)` m
 
     draw(index)              sets the factors of a step, mask x scale
     backward(gradient, ...)  computes the gradient of the scores, by the straight-through estimator
-    most_likely_factors()            returns the factors of the most likely mask of the scores
+    most_likely_factors()    returns the factors of the most likely mask of the scores
 
 `SupermaskConstraint` makes a constraint of the training loop of them: the optimizer trains the scores, and the model
 holds weight x mask x scale.

@@ -177,7 +177,8 @@ class Store:
             StoreError: There is no such run, or there are several.
         """
         ids = self.ids()
-        matches = [id for id in ids if id.startswith(prefix) or id.rpartition("-")[2].startswith(prefix)]
+        begins = [id for id in ids if id.startswith(prefix) or id.rpartition("-")[2].startswith(prefix)]
+        matches = begins if prefix else []
         if prefix in ids or len(matches) == 1:
             return prefix if prefix in ids else matches[0]
         if matches:
@@ -342,7 +343,7 @@ class Store:
 
     def _check_unused(self, id: str) -> None:
         """Raise StoreError unless it is certain that no run that is finished or running reads this one."""
-        users: dict[str, list[str]] = {"done": [], "running": []}
+        users: list[str] = []
         for path in self._paths():
             if path.name == id or (path.is_dir() and RunDirectory(path).is_empty()):
                 continue  # a run without a record has read nothing
@@ -355,16 +356,12 @@ class Store:
                     f"Whether the run {path.name} was made from {id} cannot be read: {error} Remove {path.name} "
                     "first, or use --force."
                 ) from error
-            if id in record.dependencies.values():
-                users.get(record.state, []).append(path.name)
-        done, running = (", ".join(ids[:3]) for ids in users.values())
-        reasons = [f"was read by the finished {done}"] if done else []
-        reasons += [f"is read by {running}, which is running"] if running else []
-        if reasons:
-            actions = " or ".join(["remove"] * bool(done) + ["stop"] * bool(running))
-            which = "that" if sum(map(len, users.values())) == 1 else "those"
+            if id in record.dependencies.values() and record.state in ("done", "running"):
+                users.append(f"{path.name} ({record.state})")
+        if users:
+            more = f" and {len(users) - 3} more" if len(users) > 3 else ""
             raise StoreError(
-                f"The run {id} {' and '.join(reasons)}; {actions} {which} first, or use --force."
+                f"The run {id} is read by {', '.join(users[:3])}{more}; remove or stop them first, or use --force."
             )
 
     def _paths(self) -> Iterator[Path]:

@@ -143,7 +143,7 @@ def test_compare_prints_the_differences(run):
 
 def test_rm_removes_only_runs_that_no_run_depends_on(run, store):
     error = run("rm", IDS["dense"], code=8).err
-    assert "was read by the finished" in error
+    assert "(done); remove or stop them first, or use --force" in error
     run("rm", IDS["good"], IDS["bad"], IDS["dense"])
     run("rm", run_id(Baseline(seed=1)), run_id(Baseline(seed=2)))
     assert run("list").out == f"The store {store.path} has no runs.\n"

@@ -149,19 +149,18 @@ def test_a_dependency_belongs_to_the_experiments_of_its_users(store):
 
 def test_remove_refuses_runs_that_are_read_or_running(store):
     baseline, ticket = finish(store, Baseline()), finish(store, Ticket())
-    with pytest.raises(StoreError, match=f"was read by the finished {ticket}"):
+    with pytest.raises(StoreError, match=rf"is read by {ticket} \(done\); remove or stop them first, or use"):
         store.remove(baseline)
     running = store.open(Ticket(rounds=4), "test")
     with pytest.raises(StoreError, match="is running"):
         store.remove(running.id, force=True)
     with pytest.raises(
-        StoreError, match=f"{ticket} and is read by {running.id}, which is running; remove or stop those"
+        StoreError,
+        match=rf"read by {ticket} \(done\), {running.id} \(running\); remove or stop them first, or use",
     ):
         store.remove(baseline)
     store.remove(ticket)
-    with pytest.raises(
-        StoreError, match=f"{baseline} is read by {running.id}, which is running; stop that first, or use"
-    ):
+    with pytest.raises(StoreError, match=rf"{baseline} is read by {running.id} \(running\); remove or stop"):
         store.remove(baseline)
     store.fail(running, "stop")
     store.remove(running.id)
@@ -220,6 +219,10 @@ def test_find_accepts_the_beginning_of_an_id(store):
         store.find("dense")
     with pytest.raises(StoreError, match="has no run 'ticket'"):
         store.find("ticket")
+    for id in ids[1:]:
+        store.remove(id)
+    with pytest.raises(StoreError, match="has no run ''"):
+        store.find("")
 
 
 def test_opening_a_store_for_reading_creates_nothing(tmp_path):

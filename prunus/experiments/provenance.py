@@ -79,22 +79,6 @@ def format_label(label: Mapping[str, Any]) -> str:
     return ", ".join([*first, *(f"{key} {value}" for key, value in label.items() if key not in names)])
 
 
-def requested_run_directories(store: Store, request: Request) -> list[RunDirectory]:
-    """Return the directories of the requested runs, each once.
-
-    Args:
-        store: The store that contains the runs.
-        request: The requested runs, all of them finished.
-
-    Returns:
-        Their directories, for reading, in the order of the request.
-
-    Raises:
-        StoreError: A run is not finished.
-    """
-    return [store.directory(id) for id in dict.fromkeys(entry.id for entry in request.entries)]
-
-
 def all_run_directories(store: Store, request: Request) -> list[RunDirectory]:
     """Return the directories of the requested runs and of their dependencies, each once.
 
@@ -110,12 +94,12 @@ def all_run_directories(store: Store, request: Request) -> list[RunDirectory]:
         StoreError: A run is not finished, or its files are damaged.
     """
     directories: dict[str, RunDirectory] = {}
-    remaining = requested_run_directories(store, request)
+    remaining = [entry.id for entry in request.entries]
     while remaining:
-        directory = remaining.pop(0)
-        if directory.id not in directories:
-            directories[directory.id] = directory
-            remaining += [store.directory(need) for need in directory.record().dependencies.values()]
+        id = remaining.pop(0)
+        if id not in directories:
+            directories[id] = store.directory(id)
+            remaining += directories[id].record().dependencies.values()
     return list(directories.values())
 
 
@@ -134,18 +118,18 @@ def invariant_summary(store: Store, request: Request) -> dict[str, Any]:
     Raises:
         StoreError: A run is not finished, or its files are damaged.
     """
-    labels = {entry.id: format_label(entry.label) for entry in request.entries}
+    labels = {entry.id: format_label(entry.label) for entry in request.entries}  # each run once
     passed: list[bool] = []
     checks: dict[str, list[bool]] = {}
     failed = []
-    for directory in requested_run_directories(store, request):
-        for row in (row for row in directory.rows() if row.get("invariants")):
+    for id, label in labels.items():
+        for row in (row for row in store.directory(id).rows() if row.get("invariants")):
             passed.append(row["invariants"]["passed"])
             for check, holds in row["invariants"]["checks"].items():
                 checks.setdefault(check, []).append(holds)
                 if not holds:
-                    where = f"{labels[directory.id]}, density {format_density(row['density'])}"
-                    failed.append((where, check, directory.id))
+                    where = f"{label}, density {format_density(row['density'])}"
+                    failed.append((where, check, id))
     counts = [(check, sum(results), len(results)) for check, results in checks.items()]
     return {"points": len(passed), "passed": sum(passed), "checks": counts, "failed": failed}
 

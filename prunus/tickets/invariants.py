@@ -36,15 +36,10 @@ class InvariantReport:
         """Whether all statements hold."""
         return all(self.checks.values())
 
-    @property
-    def failed(self) -> list[str]:
-        """The statements that do not hold."""
-        return [statement for statement, holds in self.checks.items() if not holds]
-
     def warn_if_failed(self) -> "InvariantReport":
         """Warn with InvariantWarning about the statements that do not hold; return the report."""
-        if not self.passed:
-            warnings.warn(f"Invariants violated: {'; '.join(self.failed)}.", InvariantWarning, stacklevel=3)
+        if failed := [statement for statement, holds in self.checks.items() if not holds]:
+            warnings.warn(f"Invariants violated: {'; '.join(failed)}.", InvariantWarning, stacklevel=3)
         return self
 
     def to_json(self) -> dict[str, object]:

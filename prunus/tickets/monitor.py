@@ -17,6 +17,7 @@ from prunus.training.evaluate import best_index
 from prunus.training.state import (
     TrainingState,
     TrainingView,
+    add_prefix,
     clone_tensors,
     state_from_tensors,
     state_to_tensors,
@@ -115,10 +116,10 @@ class TrainingMonitor:
 
     def state_dict(self) -> tuple[dict[str, Tensor], Any]:
         """Return everything observed so far, for a checkpoint: tensors, and values for JSON."""
-        tensors = {f"best/{name}": tensor for name, tensor in self.best.items()}
+        tensors = add_prefix("best/", self.best)
         states = {**self.states, **({} if self.start is None else {_START: self.start})}
         for key, state in states.items():
-            tensors |= {f"{key}/{name}": tensor for name, tensor in state_to_tensors(state).items()}
+            tensors |= add_prefix(f"{key}/", state_to_tensors(state))
         values = {
             "curve": [asdict(point) for point in self.curve],
             "states": {str(key): state.step for key, state in states.items()},

@@ -12,7 +12,7 @@ from prunus.runs.directory import RunDirectory
 from prunus.tickets.actions import WeightHistory
 from prunus.tickets.baseline import Baseline, Needed, checkpoint_name, masks_name
 from prunus.tickets.ticket import TicketSpec
-from prunus.training.state import clone_tensors, strip_prefix
+from prunus.training.state import add_prefix, clone_tensors, strip_prefix
 from prunus.types import MaskDict, Params
 
 LAST = "last"
@@ -58,8 +58,7 @@ class Round:
     def save(self, directory: RunDirectory) -> None:
         """Write the round, its curve and its row, and remove the checkpoint of its training."""
         directory.save_masks(masks_name(self.level), self.masks)
-        tensors = {f"final/{name}": tensor for name, tensor in self.final.items()}
-        tensors |= {f"start/{name}": tensor for name, tensor in self.start.items()}
+        tensors = add_prefix("final/", self.final) | add_prefix("start/", self.start)
         directory.save_tensors(LAST, tensors, {"row": self.row, "curve": self.curve})
         complete_interrupted_save(directory)
 

@@ -110,7 +110,8 @@ def score_criterion_masks(
         row = {"level": level, "density": mask_density(masks), **scores}
         state = {name: tensor for name, tensor in model.state_dict().items() if name not in weights}
         checks["biases and buffers are as initialized"] = tensors_equal(state, others)
-        directory.append_row({**row, "invariants": InvariantReport(checks, 1).to_json()})
+        report = InvariantReport(checks, 1).warn_if_failed()
+        directory.append_row({**row, "invariants": report.to_json()})
     rows = directory.rows()
     if "final_validation_accuracy" in rows[0]:
         return dict(max(rows, key=lambda row: float(row["final_validation_accuracy"])))

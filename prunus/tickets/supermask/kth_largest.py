@@ -24,8 +24,6 @@ class KthLargest:
 
     def __init__(self) -> None:
         self.low = self.high = float("nan")
-        self.num_full_searches = 0
-        """How often all numbers were searched."""
 
     def find(self, values: Tensor, k: int) -> tuple[float, int]:
         """Find the k-th largest magnitude.
@@ -55,7 +53,6 @@ class KthLargest:
 
     def _set_range(self, magnitudes: NDArray[np.float32], k: int) -> None:
         """Set the range that is searched first from now on."""
-        self.num_full_searches += 1
         width = int(self.NEAR * magnitudes.size) + 1
         self.low = _largest(magnitudes, min(k + width, magnitudes.size))
         self.high = _largest(magnitudes, max(k - width, 1))

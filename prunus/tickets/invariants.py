@@ -9,7 +9,7 @@ optimizer           its state is that of the rewind step, or empty
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -56,6 +56,8 @@ class Selection:
     """How many weights each layer must keep; one entry "all" if layers are ranked together."""
     enclosing: MaskDict | None = None
     """Masks that these must be nested in; None if they were not selected within any."""
+    tied_names: Collection[str] = ()
+    """Other names of tensors of the network that have several."""
 
     @property
     def is_exact(self) -> bool:
@@ -102,17 +104,18 @@ def check_round(
         mask0_checks = mask0.invariants(history, masks, kept_weights, weights)
         checks |= {f"mask-1: {statement}": holds for statement, holds in mask1_checks.items()}
         checks |= {f"mask-0: {statement}": holds for statement, holds in mask0_checks.items()}
-        checks |= _check_other_tensors(mask1, masks, start, rewind, last)
+        left_out = masks.keys() | set(selection.tied_names)
+        checks |= _check_other_tensors(mask1, left_out, start, rewind, last)
     return InvariantReport(checks, len(monitor.curve) if mask0.freezes else 0).warn_if_failed()
 
 
 def _check_other_tensors(
-    mask1: Mask1Action, masks: MaskDict, start: TrainingState, rewind: TrainingState, last: Params
+    mask1: Mask1Action, left_out: Collection[str], start: TrainingState, rewind: TrainingState, last: Params
 ) -> dict[str, bool]:
     """Check biases, buffers, the optimizer state and the first step against what the mask-1 action says."""
     rewinds = mask1.other_tensors == "rewind"
     model, optimizer = (rewind.model, rewind.optimizer) if rewinds else (last, {})
-    others = tensors_equal(_without(start.model, masks), _without(model, masks))
+    others = tensors_equal(_without(start.model, left_out), _without(model, left_out))
     same_optimizer = tensors_equal(start.optimizer, optimizer)
     return {
         f"biases and buffers are {'rewound' if rewinds else 'those of the last training'}": others,
@@ -135,5 +138,5 @@ def count_kept(masks: MaskDict, *, together: bool = False) -> dict[str, int]:
     return {"all": sum(kept_weights.values())} if together else kept_weights
 
 
-def _without(model: Mapping[str, Tensor], masks: MaskDict) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in model.items() if name not in masks}
+def _without(model: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in model.items() if name not in names}

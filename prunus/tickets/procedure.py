@@ -124,7 +124,7 @@ def select_masks(
     if all(torch.equal(mask, history.masks[name]) for name, mask in masks.items()):
         reason = "the learned mask keeps all weights" if source is None else f"{source.pruning_rates}"
         warnings.warn(f"Level {level} prunes nothing: {reason}.", NoEffectWarning, stacklevel=3)
-    return Selection(masks, counts, enclosing)
+    return Selection(masks, counts, enclosing, ticket.tied_names)
 
 
 def _prune(
@@ -188,7 +188,9 @@ def starting_state(
         other_tensors, optimizer = rewind.model, dict(rewind.optimizer)
     else:
         other_tensors, optimizer = previous.final, {}
-    return kept_weights, TrainingState(rewind.step, {**other_tensors, **weights}, optimizer, rewind.random)
+    tied = ticket.tied_names
+    start = {name: weights.get(tied.get(name, name), tensor) for name, tensor in other_tensors.items()}
+    return kept_weights, TrainingState(rewind.step, start, optimizer, rewind.random)
 
 
 def _frozen(model: nn.Module, masks: MaskDict, start: Params) -> Masks:

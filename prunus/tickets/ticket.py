@@ -14,6 +14,7 @@ from torch import nn
 
 from prunus.errors import DensityError, NoEffectWarning, SpecError
 from prunus.masks import mask_density
+from prunus.models.safetensors_file import tied_names
 from prunus.pruning.methods import CriterionMethod, pruning_method
 from prunus.pruning.obs.method import PruningMethod
 from prunus.pruning.prunable import prunable_weights
@@ -289,6 +290,11 @@ class TicketSpec(BaselineRun):
         """The weights of a network that are pruned, by name, not copied. Raises ModelError as `prunable_weights`."""
         return prunable_weights(model, exclude=self.exclude)
 
+    @cached_property
+    def tied_names(self) -> dict[str, str]:
+        """The first name of each tensor of the network that has several, by its other names."""
+        return tied_names(make_outline(self.baseline.model).state_dict())
+
     @property
     def _weights(self) -> Params:
         return self.weights_of(make_outline(self.baseline.model))
@@ -317,7 +323,9 @@ class TicketSpec(BaselineRun):
         rates, outline = self.pruning_rates, make_outline(self.baseline.model)
         if self.ranks_globally:
             return float((1 - rates.linear) ** level)
-        kinds, last = layer_kinds(outline), list(prunable_weights(outline))[-1]
+        prunable = prunable_weights(outline)
+        layers = [(self.tied_names.get(name, name), kind) for name, kind in layer_kinds(outline).items()]
+        kinds, last = dict(layers), [name for name, _ in layers if name in prunable][-1]
         names = list(self._weights)
         rate = {name: rates.output if name == last else getattr(rates, kinds[name]) for name in names}
         return {name: (1 - rate[name]) ** level for name in names}

@@ -116,6 +116,25 @@ def residual_blocks(seed: int) -> nn.Module:
     return randomize_parameters(nn.Sequential(*layers, nn.Linear(36, 10)), seed)
 
 
+class Tied(nn.Module):
+    """64-24-64-10, whose second weight is the transposed first one's twin: a decoder tied to an embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.hidden, self.head = nn.Embedding(24, 64), nn.Linear(64, 24), nn.Linear(64, 24)
+        self.again, self.out = nn.Linear(24, 64), nn.Linear(64, 24)
+        self.out.weight = self.head.weight = self.embed.weight
+
+    def forward(self, x):
+        x = torch.relu(self.hidden(x.flatten(1)))
+        return self.out(torch.relu(self.again(torch.relu(self.head(torch.relu(self.again(x)))))))[:, :10]
+
+
+def tied(seed: int) -> nn.Module:
+    """Two linear layers and an embedding that are one weight."""
+    return randomize_parameters(Tied(), seed)
+
+
 def by_column(statistics):
     """A user's criterion: weights of later inputs have higher scores."""
     return {

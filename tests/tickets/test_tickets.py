@@ -37,7 +37,7 @@ from prunus.tickets.instability import InstabilitySpec
 from prunus.tickets.mask0_actions import MASK0_ACTIONS
 from prunus.tickets.mask1_actions import MASK1_ACTIONS
 from prunus.tickets.monitor import TrainingMonitor
-from prunus.tickets.supermask import Bernoulli, Signed
+from prunus.tickets.supermask import Bernoulli, EdgePopup, Signed
 from prunus.tickets.supermask.criterion_supermask import CriterionSupermaskSpec
 from prunus.tickets.supermask.learned_supermask import LearnedSupermaskSpec
 from prunus.tickets.ticket import REWINDING, PruningRates, TicketSpec
@@ -684,6 +684,39 @@ def test_invalid_baseline_is_refused(dense, expected_message):
     if not dense.checkpoint_steps or dense.checkpoint_steps == DENSE.checkpoint_steps:
         with pytest.raises(SpecError, match=expected_message):
             TicketSpec(dense).cost()
+
+
+TIED = replace(DENSE, model="tiny_networks:tied")
+
+
+@pytest.mark.parametrize("mask1", ["rewind", "reinitialize", "signed_constant", "finetune"])
+def test_weight_with_several_names_has_the_same_value_under_all(mask1):
+    spec = TicketSpec(TIED, rounds=2, mask1=mask1, mask0="train")
+    starts = []
+
+    def recorded(training):
+        starts.append(training.start.model)
+        return training
+
+    directory = done(spec, trained(TIED), change=recorded)
+    assert [row["invariants"]["passed"] for row in directory.rows()] == [True, True]
+    assert spec.tied_names == {"head.weight": "embed.weight", "out.weight": "embed.weight"}
+    for level, start in zip((1, 2), starts, strict=True):
+        pruned = ~directory.load_masks(masks_name(level))["embed.weight"]
+        assert not start["embed.weight"][pruned].any()
+        assert all(torch.equal(start[name], start[first]) for name, first in spec.tied_names.items())
+    rates = {name: round(1 - density, 2) for name, density in spec.density_at(1).items()}
+    assert rates == {"embed.weight": 0.1, "hidden.weight": 0.2, "again.weight": 0.2}
+
+
+@pytest.mark.parametrize("mask", [Bernoulli(), EdgePopup()])
+def test_masks_over_a_weight_with_several_names_pass_their_invariants(mask):
+    learned = done(LearnedSupermaskSpec(TIED, mask, recipe=RECIPE), trained(TIED))
+    ticket = TicketSpec(TIED, rounds=2, schedule="one_shot")
+    scored = done(CriterionSupermaskSpec(ticket, "initial"), trained(TIED))
+    assert all(row["invariants"]["passed"] for row in [*learned.rows(), *scored.rows()[1:]])
+    losses = [row["final_test_accuracy"] for row in scored.rows()]
+    assert len(set(losses)) > 1
 
 
 @pytest.mark.parametrize("kind", [LearnedSupermaskSpec, InstabilitySpec])

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from prunus.masks import all_kept, apply_masks, mask_density
+from prunus.pruning.weights import set_weights
 from prunus.registry import lookup
 from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
@@ -101,14 +102,15 @@ def score_criterion_masks(
     make_weights = lookup("kind of weights", WEIGHT_INITS, spec.weights)
     seed = derive_seed(ticket.baseline.replicate, "supermask-weights")
     weights = make_weights(clone_tensors(ticket.weights_of(model)), spec.multiplier, seed).values
-    others = {n: tensor.to(spec.device) for n, tensor in baseline.initial.items() if n not in weights}
+    names = baseline.initial.keys() - weights.keys() - ticket.tied_names.keys()
+    others = {name: baseline.initial[name].to(spec.device) for name in names}
     finished = {row["level"] for row in directory.rows()}
     for level in (level for level in (0, *ticket.trained_levels) if level not in finished):
         masks, checks = _masks_at(spec, level, needed) if level else (all_kept(weights), {})
-        model.load_state_dict({**model.state_dict(), **apply_masks(weights, masks)})
+        set_weights(model, apply_masks(weights, masks))
         scores = final_scores(model, data, ticket.baseline.task)
         row = {"level": level, "density": mask_density(masks), **scores}
-        state = {name: tensor for name, tensor in model.state_dict().items() if name not in weights}
+        state = {name: tensor for name, tensor in model.state_dict().items() if name in others}
         checks["biases and buffers are as initialized"] = tensors_equal(state, others)
         report = InvariantReport(checks, 1).warn_if_failed()
         directory.append_row({**row, "invariants": report.to_json()})

@@ -16,6 +16,7 @@ from torch import nn
 
 from prunus.errors import SpecError
 from prunus.masks import mask_density
+from prunus.models.safetensors_file import tied_names
 from prunus.pruning.density import num_to_keep
 from prunus.pruning.masks import warn_if_empty
 from prunus.pruning.prunable import prunable_weights
@@ -247,7 +248,7 @@ def _check_learned(
     initial = {name: tensor.to(spec.device) for name, tensor in initial.items()}
     made = spec.fixed_weights({name: initial[name] for name in weights}).values
     fixed = {name: value.to(weights[name].dtype) for name, value in made.items()}
-    others = state.keys() - weights.keys() - _normalization_buffers(model)
+    others = state.keys() - weights.keys() - tied_names(state).keys() - _normalization_buffers(model)
     nonzero = {name: factor[factor != 0].abs() for name, factor in factors.items()}
     are_initial = [torch.equal(state[name], initial[name]) for name in others]
     products = {name: (fixed[name] * factor).to(state[name].dtype) for name, factor in factors.items()}

@@ -344,6 +344,15 @@ def test_mask_is_learned_over_weights_of_other_types(kind, dtype):
     learned.apply_most_likely_mask()
 
 
+@pytest.mark.parametrize("weights", ["initial", "signed_constant", "signed_glorot"])
+def test_invariants_hold_over_a_network_in_bfloat16(weights):
+    baseline = replace(DENSE, model=lambda seed: tiny_networks.mlp(seed).bfloat16())
+    dense = tickets.run(baseline)
+    spec = replace(SPEC, baseline=baseline, weights=weights)
+    (row,) = tickets.run(spec, dense).rows()
+    assert row["invariants"]["passed"]
+
+
 CONVERSIONS = {
     "double": lambda model: model.double(),
     "half": lambda model: model.half(),

@@ -245,7 +245,7 @@ def _check_learned(
 ) -> InvariantReport:
     """Check what must hold after the training, while the model is under its most likely mask."""
     weights, state = constraint.weights, model.state_dict()
-    initial = {name: tensor.to(spec.device) for name, tensor in initial.items()}
+    initial = {name: tensor.to(state[name]) for name, tensor in initial.items()}
     made = spec.fixed_weights({name: initial[name] for name in weights}).values
     fixed = {name: value.to(weights[name].dtype) for name, value in made.items()}
     others = state.keys() - weights.keys() - tied_names(state).keys() - _normalization_buffers(model)

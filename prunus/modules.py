@@ -1,8 +1,14 @@
-"""Checks of any `nn.Module` before work is done with it, and its trainable parameters."""
+"""Any `nn.Module`: checks before work is done with it, its parameters, and its copies."""
+
+import copy
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from prunus.errors import ModelError
 
@@ -92,3 +98,44 @@ def find_parameter(model: nn.Module, name: str) -> Tensor:
             "that the masks were made for, or make new masks."
         )
     return parameter
+
+
+def copied(model: nn.Module, replaced: Mapping[nn.Parameter, nn.Parameter] | None = None) -> nn.Module:
+    """A deep copy of `model`.
+
+    Args:
+        model: Any module.
+        replaced: What the copy has in place of some parameters; None: a copy of each.
+
+    Returns:
+        The copy.
+
+    Raises:
+        ModelError: It holds tensors that cannot be copied.
+
+    >>> copied(nn.Linear(1, 1)).in_features
+    1
+    """
+    # A tensor that a hook computed (weight_norm, torch.nn.utils.prune) is not a leaf, which deepcopy refuses.
+    memo = {id(t): t.detach().clone() for t in _tensors_set_by_hooks(model) if not t.is_leaf}
+    memo |= {id(parameter): other for parameter, other in (replaced or {}).items()}
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:  # a user's module may hold anything
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelError(
+            f"{type(model).__name__} cannot be copied with copy.deepcopy ({reason}); remove tensors that are results "
+            "of a computation."
+        ) from error
+
+
+def _tensors_set_by_hooks(model: nn.Module) -> Iterator[Tensor]:
+    """The tensors that hooks of torch compute from parameters; other computed tensors may be anything."""
+    for module in model.modules():
+        tensors = list(module._flat_weights) if isinstance(module, nn.RNNBase) else []
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, BasePruningMethod):
+                tensors.append(vars(module).get(hook._tensor_name))
+            elif isinstance(hook, WeightNorm | SpectralNorm):
+                tensors.append(vars(module).get(hook.name))
+        yield from (tensor for tensor in tensors if isinstance(tensor, Tensor))

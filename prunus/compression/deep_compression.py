@@ -30,9 +30,8 @@ from prunus.compression.without_training import CalibratedLayers
 from prunus.errors import CorruptFileError, NoEffectWarning, SpecError
 from prunus.files import check_writable, write_atomic
 from prunus.models.checkpoints import stored_bytes
-from prunus.modules import check_initialized
+from prunus.modules import check_initialized, copied
 from prunus.pruning.prunable import skipped_parameters
-from prunus.pruning.weights import copied
 from prunus.training.checkpoint import check_checkpoint_writable
 from prunus.training.evaluation import MetricFunction
 from prunus.training.fit import Fit, check_fit

@@ -18,12 +18,13 @@ from prunus.compression.save import clear_negative_zeros, file_metadata, recipe_
 from prunus.compression.without_training import CalibratedLayers
 from prunus.data.examples import Examples, sample_examples
 from prunus.masks import Masks, all_kept
+from prunus.modules import copied
 from prunus.pruning.methods import pruning_method
 from prunus.pruning.obs.hessian import DAMPING, layer_hessians
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.retrain import PruningRound, prune_and_retrain
 from prunus.pruning.scopes import parse_scope
-from prunus.pruning.weights import copied, set_weights
+from prunus.pruning.weights import set_weights
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, evaluate, train
 from prunus.training.fit import Fit, train_with

@@ -1,14 +1,12 @@
 """Distillation: a network is trained on the outputs of another one."""
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunus.data.examples import Batch, labels_of
-from prunus.errors import ModelError, SpecError, StatisticsError
-from prunus.modules import check_module
+from prunus.errors import SpecError, StatisticsError
+from prunus.modules import check_module, copied
 from prunus.training.losses import LOSSES, LossFunction, loss_rows
 from prunus.training.outputs import Forward, call_model, output_field, output_tensor
 from prunus.types import IGNORE_INDEX
@@ -55,14 +53,7 @@ def distillation_loss(
     if not 0 <= soft_fraction <= 1:
         raise SpecError(f"Expected a soft_fraction from 0 to 1, got {soft_fraction}.")
     check_module(teacher)
-    try:
-        teacher = copy.deepcopy(teacher).eval().requires_grad_(requires_grad=False)
-    except Exception as error:  # a user's module may hold anything
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ModelError(
-            f"{type(teacher).__name__} cannot be copied with copy.deepcopy ({reason}); pass a teacher without computed "
-            "weights, for example after torch.nn.utils.prune.remove."
-        ) from error
+    teacher = copied(teacher).eval().requires_grad_(requires_grad=False)
 
     def loss(outputs: object, batch: Batch) -> Tensor:
         with torch.no_grad():

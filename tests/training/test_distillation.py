@@ -1,5 +1,7 @@
 """The loss of distillation: its gradient, labels that are ignored, and training under it."""
 
+from functools import partial
+
 import pytest
 import torch
 from tiny_networks import mlp
@@ -90,10 +92,24 @@ def test_teacher_that_is_no_module_is_refused(teacher):
         distillation_loss(teacher)
 
 
-def test_teacher_with_computed_weights_is_refused_in_one_sentence():
-    teacher = prune.l1_unstructured(nn.Linear(64, 10), "weight", 0.5)
-    teacher(torch.rand(2, 64))
-    with pytest.raises(ModelError, match=r"Linear cannot be copied .* after torch\.nn\.utils\.prune\.remove"):
+@pytest.mark.parametrize(
+    "compute_weight",
+    [partial(prune.l1_unstructured, amount=0.5), nn.utils.weight_norm, nn.utils.spectral_norm],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_teacher_with_computed_weights_is_copied_after_a_forward_pass(compute_weight):
+    teacher = compute_weight(nn.Linear(64, 10), "weight").eval()
+    batch, outputs = (torch.rand(6, 64), torch.arange(6)), torch.randn(6, 10)
+    expected = distillation_loss(teacher)(outputs, batch)
+    teacher(batch[0])
+    assert not teacher.weight.is_leaf
+    assert torch.equal(distillation_loss(teacher)(outputs, batch), expected)
+
+
+def test_teacher_that_cannot_be_copied_is_refused():
+    teacher = nn.Linear(64, 10)
+    teacher.last_output = teacher(torch.rand(2, 64))
+    with pytest.raises(ModelError, match="Linear cannot be copied"):
         distillation_loss(teacher)
 
 

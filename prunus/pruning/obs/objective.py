@@ -10,10 +10,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from prunus.data.examples import Batch, Calibration, Examples, as_examples, replace_tensors
 from prunus.errors import ModelError, NonFiniteError, StatisticsError
+from prunus.modules import copied
 from prunus.pruning.calibration_checks import check_finite_inputs, check_reached, run_forward
 from prunus.pruning.masks import check_finite
 from prunus.pruning.structured.graph import TracedGraph, trace_model
-from prunus.pruning.weights import copied, with_weights
+from prunus.pruning.weights import with_weights
 from prunus.training.losses import LOSSES, Loss, LossFunction, check_labels, find_loss, loss_rows, mean_loss
 from prunus.training.outputs import Forward, call_model, output_field, output_tensor
 from prunus.types import IGNORE_INDEX, Params

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import nn
 
+from prunus.modules import copied
 from prunus.pruning.structured.plan import SlimPlan
 from prunus.pruning.structured.slim import slim
-from prunus.pruning.weights import copied
 
 
 def group_sensitivity(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prunus.data.examples import Calibration
 from prunus.errors import DensityError, ModelError
-from prunus.modules import check_module, unwrapped
+from prunus.modules import check_module, copied, unwrapped
 from prunus.pruning.statistics import Criterion
 from prunus.pruning.structured.analysis import analyze
 from prunus.pruning.structured.budgets import Ranking, Removed, count_parameters, fit_budget
@@ -19,7 +19,6 @@ from prunus.pruning.structured.latency import measure_latency
 from prunus.pruning.structured.macs import check_countable
 from prunus.pruning.structured.plan import SlimPlan
 from prunus.pruning.structured.refit import refit_weights
-from prunus.pruning.weights import copied
 from prunus.training.losses import AnyLoss
 from prunus.training.outputs import Forward
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from prunus.errors import ModelError
+from prunus.modules import copied
 from prunus.pruning.structured.graph import Inputs, exact_attention, resolve
 from prunus.pruning.structured.removal import KeptIndices, remove_channels
-from prunus.pruning.weights import copied
 from prunus.training.modes import eval_mode
 
 Change = Callable[[nn.Module], object]

@@ -53,6 +53,19 @@ def test_loss_of_the_outputs_is_the_first_term():
     assert torch.equal(soft(outputs, batch), soft(logits, batch))
 
 
+def test_soft_loss_of_a_language_model_is_that_of_the_positions_that_predict_the_labels():
+    logits, of_teacher = torch.randn(2, 5, 7), torch.randn(2, 5, 7)
+    labels = torch.randint(7, (2, 5))
+    labels[:, :3] = -100
+    model_loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    outputs, batch = {"logits": logits, "loss": model_loss}, {"input_ids": labels, "labels": labels}
+    teacher = nn.Identity()
+    loss = distillation_loss(teacher, soft_fraction=1.0, temperature=1.0, forward=lambda *_: of_teacher)
+    rows, targets = logits[:, 2:4].flatten(0, 1), of_teacher[:, 2:4].flatten(0, 1)
+    expected = nn.functional.cross_entropy(rows, targets.softmax(1))
+    assert torch.allclose(loss(outputs, batch), expected)
+
+
 def test_bfloat16_outputs_are_compared_in_float32():
     teacher, batch = mlp(1), (torch.rand(6, 64), torch.arange(6))
     outputs = torch.randn(6, 10).bfloat16()

@@ -85,6 +85,7 @@ class GradualPruning:
             )
         self.densities = densities_of(schedule, density, rounds)
         """The density after each round."""
+        model = getattr(model, "_orig_mod", model)  # of a compiled module, as Masks does
         method = pruning_method(options.get("criterion", "magnitude"))
         scope = parse_scope(options.get("scope", "layer"))
         patterns = {name: options[name] for name in ("include", "exclude", "strict") if name in options}

@@ -106,6 +106,21 @@ def test_a_killed_training_continues_with_the_same_bits(done):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters(), strict=True))
 
 
+def test_a_compiled_model_is_pruned_under_the_names_of_its_module():
+    model = network()
+    compiled, optimizer = torch.compile(model, backend="eager"), adamw(model)
+    settings = {"rounds": 2, "every": 1, "exclude": ["0.weight"]}
+    pruning, other = (
+        prunus.GradualPruning("cubic", trained, 0.25, optimizer, **settings) for trained in (compiled, model)
+    )
+    assert pruning.step()
+    assert list(pruning.masks) == ["2.weight"]
+    other.load_state_dict(pruning.state_dict())
+    pruning.load_state_dict(other.state_dict())
+    assert pruning.step()
+    assert pruning.density == 0.25
+
+
 def test_each_seed_and_each_round_has_random_scores_of_its_own():
     """With scores that were the same in two rounds, the second mask would be the best of the first."""
     masks = []

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 import prunus
@@ -132,6 +133,44 @@ def test_activations_are_those_that_the_next_layer_reads():
         scores = score(criterion, model, EXAMPLES[0])
         for name, x in (("conv1.weight", hidden), ("conv2.weight", last)):
             torch.testing.assert_close(scores[name], function(x).mean((0, 2, 3)).double(), rtol=1e-5, atol=0)
+
+
+def test_activations_of_images_without_a_batch_are_those_of_the_channels():
+    model, images = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)), draw(5, 2, 6, 6)
+    one_by_one = score("activation", model, images, forward=lambda m, x: torch.stack([*map(m, x)]))
+    torch.testing.assert_close(one_by_one["0.weight"], score("activation", model, images)["0.weight"])
+
+
+@pytest.mark.parametrize("criterion", ["l1", "geometric_median"])
+def test_scores_of_networks_in_half_precision_have_the_precision_of_single(criterion):
+    model = Net()
+    scores = score(criterion, copy.deepcopy(model).bfloat16())["conv1.weight"]
+    for parameter in model.parameters():
+        parameter.data = parameter.bfloat16().float()
+    torch.testing.assert_close(scores, score(criterion, model)["conv1.weight"], rtol=1e-6, atol=0)
+
+
+def test_calibration_examples_of_an_iterator_are_read_once():
+    model, x = Net().eval(), EXAMPLES[0][:1]
+    settings = {"density": 0.5, "criterion": "taylor", "refit": True}
+    plans = [prunus.slim(model, x, calibration=data, **settings) for data in (EXAMPLES, iter([EXAMPLES]))]
+    assert plans[0].removed == plans[1].removed
+    settings = {"densities": [0.5, 0.25], "criterion": "activation"}
+    measured = [
+        prunus.group_sensitivity(
+            model, x, lambda net: net.fc.weight.sum().item(), calibration=data, **settings
+        )
+        for data in (EXAMPLES, iter([EXAMPLES]))
+    ]
+    assert measured[0] == measured[1]
+
+
+def test_latency_on_a_gpu_waits_for_inputs_by_name(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append(None))
+    with FakeTensorMode():
+        measure_latency(nn.Identity(), {"input": torch.empty(2, device="cuda")})
+    assert len(calls) >= 6  # before and after each of three passes
 
 
 @pytest.mark.parametrize("name", ["conv1.weight", "conv2.weight"])

@@ -1,6 +1,7 @@
 """Any `nn.Module`: checks before work is done with it, its parameters, and its copies."""
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -100,32 +101,35 @@ def find_parameter(model: nn.Module, name: str) -> Tensor:
     return parameter
 
 
-def copied(model: nn.Module, replaced: Mapping[nn.Parameter, nn.Parameter] | None = None) -> nn.Module:
+def copied(model: nn.Module, replaced: Mapping[Tensor, Tensor] | None = None) -> nn.Module:
     """A deep copy of `model`.
 
     Args:
         model: Any module.
-        replaced: What the copy has in place of some parameters; None: a copy of each.
+        replaced: What the copy has in place of some tensors; None: a copy of each.
 
     Returns:
         The copy.
 
     Raises:
-        ModelError: It holds tensors that cannot be copied.
+        ModelError: It holds something that cannot be copied.
 
     >>> copied(nn.Linear(1, 1)).in_features
     1
     """
     # A tensor that a hook computed (weight_norm, torch.nn.utils.prune) is not a leaf, which deepcopy refuses.
     memo = {id(t): t.detach().clone() for t in _tensors_set_by_hooks(model) if not t.is_leaf}
-    memo |= {id(parameter): other for parameter, other in (replaced or {}).items()}
+    memo |= {id(tensor): other for tensor, other in (replaced or {}).items()}
     try:
-        return copy.deepcopy(model, memo)
+        with warnings.catch_warnings():
+            # torch copies graph modules with a deprecated class of its own.
+            warnings.simplefilter("ignore", FutureWarning)
+            return copy.deepcopy(model, memo)
     except Exception as error:  # a user's module may hold anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(
-            f"{type(model).__name__} cannot be copied with copy.deepcopy ({reason}); remove tensors that are results "
-            "of a computation."
+            f"{type(model).__name__} cannot be copied with copy.deepcopy ({reason}); remove what cannot be copied, "
+            "such as a tensor that was computed from parameters."
         ) from error
 
 

@@ -90,7 +90,7 @@ def with_weights(model: nn.Module, weights: Params) -> nn.Module:
         p for p in model.parameters()
         if type(p) is nn.Parameter and not p.is_inference() and id(p) not in changed
     ]  # fmt: skip
-    replaced = {p: nn.Parameter(p.detach(), p.requires_grad) for p in plain}
+    replaced: dict[Tensor, Tensor] = {p: nn.Parameter(p.detach(), p.requires_grad) for p in plain}
     for name, parameter in _parameters_to_set(model, weights).items():
         value = weights[name].detach().to(parameter)
         if value.stride() != parameter.stride():

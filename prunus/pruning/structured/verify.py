@@ -6,7 +6,6 @@ set to zero; buffers are not. Outputs are compared for channels of exact groups;
 groups they differ, and only their shapes are compared.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -81,7 +80,7 @@ def check_training_mode(
     Raises:
         ModelError: The model does not run without the channels.
     """
-    copy = _copied(model).train()
+    copy = copied(model).train()
     with torch.no_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:
             outputs_of(copy, inputs)
@@ -116,18 +115,11 @@ def difference_of_outputs(
     Raises:
         ModelError: The model does not run after the second change.
     """
-    copy, inputs = _copied(model), _vary(inputs)
+    copy, inputs = copied(model), _vary(inputs)
     try:
         return _compare(copy.double(), _to_double(inputs), set_to_zero, remove), TOLERANCE
     except RuntimeError:  # a part of the model needs its own dtype
-        return _compare(_copied(model), inputs, set_to_zero, remove), LOW_PRECISION_TOLERANCE
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    with warnings.catch_warnings():
-        # torch copies graph modules with a deprecated class of its own
-        warnings.simplefilter("ignore", FutureWarning)
-        return copied(model)
+        return _compare(copied(model), inputs, set_to_zero, remove), LOW_PRECISION_TOLERANCE
 
 
 @torch.no_grad()

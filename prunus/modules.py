@@ -11,7 +11,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from prunus.errors import ModelError
+from prunus.errors import ModelError, reason_of
 
 
 def check_module(model: nn.Module) -> None:
@@ -126,10 +126,9 @@ def copied(model: nn.Module, replaced: Mapping[Tensor, Tensor] | None = None) ->
             warnings.simplefilter("ignore", FutureWarning)
             return copy.deepcopy(model, memo)
     except Exception as error:  # a user's module may hold anything
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(
-            f"{type(model).__name__} cannot be copied with copy.deepcopy ({reason}); remove what cannot be copied, "
-            "such as a tensor that was computed from parameters."
+            f"{type(model).__name__} cannot be copied with copy.deepcopy ({reason_of(error)}); remove what cannot be "
+            "copied, such as a tensor that was computed from parameters."
         ) from error
 
 

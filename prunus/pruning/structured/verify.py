@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from prunus.errors import ModelError
+from prunus.errors import ModelError, reason_of
 from prunus.modules import copied
 from prunus.pruning.structured.graph import Inputs, exact_attention, resolve
 from prunus.pruning.structured.removal import KeptIndices, remove_channels
@@ -90,11 +90,10 @@ def check_training_mode(
         try:
             outputs_of(copy, inputs)
         except Exception as error:
-            why = next(iter(str(error).splitlines()), type(error).__name__)
             raise ModelError(
-                f"{type(model).__name__} does not run without the channels in training mode ({why}): {unused[0]!r} is "
-                "not used in evaluation mode, so that its coupling is unknown; name the layers whose outputs "
-                "it reads in exclude=."
+                f"{type(model).__name__} does not run without the channels in training mode ({reason_of(error)}): "
+                f"{unused[0]!r} is not used in evaluation mode, so that its coupling is unknown; name the layers whose "
+                "outputs it reads in exclude=."
             ) from error
 
 
@@ -131,10 +130,9 @@ def _compare(model: nn.Module, inputs: Inputs, set_to_zero: Change, remove: Chan
         try:
             actual = outputs_of(model, inputs)
         except Exception as error:
-            why = next(iter(str(error).splitlines()), type(error).__name__)
             raise ModelError(
-                f"{type(model).__name__} does not run without the channels ({why}); a size is written out in its code. "
-                "Exclude these layers, or pass rewrite=True."
+                f"{type(model).__name__} does not run without the channels ({reason_of(error)}); a size is written out "
+                "in its code. Exclude these layers, or pass rewrite=True."
             ) from error
     return largest_difference(expected, actual)
 

@@ -129,7 +129,7 @@ def choose_densities(curves: Mapping[str, Sequence[SensitivityPoint]], tolerance
     >>> choose_densities({"fc": curve}, 0.5)
     {'fc': 0.5}
     """
-    if tolerance < 0:
+    if not tolerance >= 0:
         raise DensityError(
             f"Expected a tolerance of at least 0 accuracy points, got {tolerance}; increase it."
         )

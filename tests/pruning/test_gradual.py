@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
@@ -109,7 +110,7 @@ def test_a_killed_training_continues_with_the_same_bits(done):
 def test_a_compiled_model_is_pruned_under_the_names_of_its_module():
     model = network()
     compiled, optimizer = torch.compile(model, backend="eager"), adamw(model)
-    settings = {"rounds": 2, "every": 1, "exclude": ["0.weight"]}
+    settings = {"rounds": 2, "every": np.int64(1), "exclude": ["0.weight"]}
     pruning, other = (
         prunus.GradualPruning("cubic", trained, 0.25, optimizer, **settings) for trained in (compiled, model)
     )

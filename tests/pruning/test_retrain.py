@@ -204,6 +204,8 @@ def test_densities_are_chosen_by_tolerance():
     assert choose_densities({"a": curve}, 100) == {"a": 0.05}
     with pytest.raises(DensityError, match="-1"):
         choose_densities({"a": curve}, -1)
+    with pytest.raises(DensityError, match="nan"):
+        choose_densities({"a": curve}, float("nan"))
 
 
 def test_emptied_layer_warns(data):

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
+from math import isnan
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from prunus.data.examples import Calibration
@@ -176,7 +178,7 @@ def _saved_size(model: nn.Module) -> float:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and not isnan(value)
 
 
 def _why_none(model: nn.Module, analysis: Analysis) -> str:

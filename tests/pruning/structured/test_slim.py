@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -303,7 +304,9 @@ def test_budget_of_any_function_of_the_smaller_model():
     def file_bytes(smaller):
         return len(prunus.pack(smaller.state_dict()))
 
-    plan = prunus.slim(model, X, budget=(file_bytes, 0.5 * file_bytes(model)))
+    plan = prunus.slim(
+        model, X, budget=(lambda smaller: np.float32(file_bytes(smaller)), 0.5 * file_bytes(model))
+    )
     dense = file_bytes(model)
     assert 0.4 * dense < file_bytes(plan.apply()) <= 0.5 * dense
 
@@ -334,7 +337,14 @@ def test_iterative_slimming_in_an_own_loop_keeps_the_optimizer():
     dense = prunus.count_macs(model, EXAMPLES[0][:1])
     for fraction in (0.8, 0.6, 0.4):
         goal = int(fraction * dense)
-        plan = prunus.slim(model, EXAMPLES[0][:1], macs=goal, criterion="taylor", calibration=EXAMPLES)
+        plan = prunus.slim(
+            model,
+            EXAMPLES[0][:1],
+            macs=np.int64(goal),
+            round_to=np.int64(1),
+            criterion="taylor",
+            calibration=EXAMPLES,
+        )
         plan.apply(optimizer)
         assert prunus.count_macs(model, EXAMPLES[0][:1]) <= goal
         for _ in range(3):
@@ -400,6 +410,7 @@ BAD = {
     "slower": ({"latency": 2}, DensityError, r"a latency in \(0, 1\]"),
     "impossible": ({"macs": 0.0001}, DensityError, "a budget of macs of at least"),
     "no function": ({"budget": 100}, DensityError, "function of a model, limit"),
+    "no limit": ({"budget": (len, float("nan"))}, DensityError, "function of a model, limit"),
     "criterion": ({"macs": 0.5, "criterion": "l3"}, UnknownNameError, "Unknown criterion 'l3'"),
     "scope": ({"macs": 0.5, "scope": "2:4"}, DensityError, "'layer' or 'global', got '2:4'"),
     "no examples": ({"macs": 0.5, "criterion": "taylor"}, StatisticsError, "calibration"),

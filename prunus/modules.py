@@ -135,10 +135,15 @@ def copied(model: nn.Module, replaced: Mapping[Tensor, Tensor] | None = None) ->
 def _tensors_set_by_hooks(model: nn.Module) -> Iterator[Tensor]:
     """The tensors that hooks of torch compute from parameters; other computed tensors may be anything."""
     for module in model.modules():
-        tensors = list(module._flat_weights) if isinstance(module, nn.RNNBase) else []
-        for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, BasePruningMethod):
-                tensors.append(vars(module).get(hook._tensor_name))
-            elif isinstance(hook, WeightNorm | SpectralNorm):
-                tensors.append(vars(module).get(hook.name))
+        names = map(computed_attribute, module._forward_pre_hooks.values())
+        tensors = [vars(module).get(name) for name in names if name is not None]
+        if isinstance(module, nn.RNNBase):
+            tensors += module._flat_weights
         yield from (tensor for tensor in tensors if isinstance(tensor, Tensor))
+
+
+def computed_attribute(hook: object) -> str | None:
+    """The name of the tensor that a pre-hook of torch computes from parameters; None for any other hook."""
+    if isinstance(hook, BasePruningMethod):
+        return hook._tensor_name
+    return hook.name if isinstance(hook, WeightNorm | SpectralNorm) else None

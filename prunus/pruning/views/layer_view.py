@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from prunus.errors import ModelError, PrunusError
-from prunus.modules import copied
+from prunus.modules import computed_attribute, copied
 from prunus.pruning.computed_weights import computed_weights
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.views.attention import AttentionView
@@ -293,9 +293,8 @@ def _with_plain_weights(module: nn.Module) -> nn.Module:
         value = values[attribute] if attribute in values else getattr(module, attribute).detach()
         plain._parameters[attribute] = nn.Parameter(value)
     hooks = module._forward_pre_hooks
-    names = {getattr(h, "_tensor_name", getattr(h, "name", None)): key for key, h in hooks.items()}
-    removed = {key for name, key in names.items() if name in attributes}
-    plain._forward_pre_hooks = type(hooks)({k: h for k, h in hooks.items() if k not in removed})
+    others = {key: hook for key, hook in hooks.items() if computed_attribute(hook) not in attributes}
+    plain._forward_pre_hooks = type(hooks)(others)
     return plain
 
 

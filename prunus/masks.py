@@ -304,7 +304,7 @@ def check_masks(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -
         if parameters[name].shape != mask.shape:
             raise ModelError(
                 f"The mask of {name!r} has shape {tuple(mask.shape)}, but the parameter has "
-                f"{tuple(parameters[name].shape)}."
+                f"{tuple(parameters[name].shape)}; pass masks of this model."
             )
 
 

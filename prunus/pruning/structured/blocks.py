@@ -155,12 +155,12 @@ def remove_blocks(
     removed = [lookup("residual block", blocks, name) for name in names]
     check_removable(model, example_inputs, removed)
     edits = _edits_of(removed)
-    gone = {
+    removed_ids = {
         id(p) for block in removed for path in block.modules for p in model.get_submodule(path).parameters()
     }
     set_attributes(model, edits)
     if optimizer is not None:
-        _forget(optimizer, gone - {id(p) for p in model.parameters()})
+        _forget(optimizer, removed_ids - {id(p) for p in model.parameters()})
     model.edited_attributes = merge_edits(getattr(model, "edited_attributes", {}), edits)  # type: ignore[assignment]
     return model
 

@@ -119,7 +119,7 @@ def mean_loss(model: nn.Module, output: object, batch: Batch, loss: AnyLoss | No
     if not isinstance(loss, Loss):
         try:
             value = loss(output, batch)
-        except PrunusError:
+        except (PrunusError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a user's function may fail in any way
             raise StatisticsError(

@@ -13,7 +13,7 @@ from prunus.data.validation import count_not_finite, unusual_storage
 from prunus.errors import EmptyLayerWarning, ModelError, ModelMismatchError, NonFiniteError, PrunusError
 from prunus.models import MODELS
 from prunus.models.checkpoints import match_names, read_checkpoint
-from prunus.models.safetensors_file import missing_names
+from prunus.models.safetensors_file import missing_names, tied_pairs
 from prunus.modules import check_initialized, unwrapped
 from prunus.registry import import_object, lookup
 from prunus.seeds import derive_seed
@@ -125,7 +125,15 @@ def load_weights(model: nn.Module, path: Path) -> str:
             f"Expected weights of {type(model).__name__}, but {path} is for another model: {_summarize(differences)}"
             f"{f' ({match.change})' if match.change else ''}."
         )
-    _check_values({name: tensors[name] for name, _ in model.named_parameters() if name in tensors}, path)
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False) if name in tensors]
+    _check_values({name: tensors[name] for name in names}, path)
+    for first, name in tied_pairs(state, names):
+        values = [tensors[each].to(state[each].dtype) for each in (first, name)]
+        if not torch.equal(*values):
+            raise ModelMismatchError(
+                f"Expected the same values for {first} and {name}, which are one tensor in {type(model).__name__}, got "
+                f"different ones in {path}; load it into a module in which they are two."
+            )
     try:
         model.load_state_dict({**state, **tensors})
     except RuntimeError as error:  # a tensor of the model cannot be written to, for example an expanded one

@@ -187,6 +187,12 @@ def test_search_finds_the_best_of_monotone_trials(best):
     assert len(trials) <= 9
 
 
+def test_search_goes_on_after_a_metric_that_is_nan():
+    drops = iter([math.nan, math.nan, 0.5, 0.5, 0.5])
+    trials = find_smallest(lambda density, bits: Trial(density, bits, next(drops), 1), [0.9, 0.5], BITS, 1.0)
+    assert [trial.accuracy_drop <= 1.0 for trial in trials].count(True) > 0
+
+
 def test_regression_is_compressed_by_its_own_loss_and_metric(digits, tmp_path):
     """The inputs are reconstructed; batches are read by a function."""
     torch.manual_seed(0)

@@ -118,7 +118,9 @@ def check_options(
             f"Expected only options that have an effect without training, got {', '.join(unused)}; leave them out, or "
             "train."
         )
-    if training.get("fit") is not None and (unused := sorted(changed & {*STAGES_TRAINED, *TRAINING_SETTINGS})):
+    if training.get("fit") is not None and (
+        unused := sorted(changed & {*STAGES_TRAINED, *TRAINING_SETTINGS})
+    ):
         raise SpecError(
             f"Expected either fit, which trains in the place of the recipes, or settings of them, got fit and "
             f"{', '.join(unused)}; leave out one of them."

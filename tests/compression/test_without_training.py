@@ -11,6 +11,7 @@ import prunus
 from prunus.compression import stages, without_training
 from prunus.compression.accuracy_budget import BITS, Trial, find_smallest
 from prunus.errors import AccuracyError, SpecError
+from prunus.pruning.methods import METHODS
 from prunus.training import Recipe
 
 
@@ -118,6 +119,23 @@ BAD_BUDGETS = [
 def test_options_that_contradict_are_refused_before_work(options, message, trained):
     with pytest.raises(SpecError, match=message):
         prunus.compress(trained, data=None, train=False, **options)
+
+
+def test_file_names_the_criterion_and_the_schedule_of_a_user(trained, small_digits, tmp_path):
+    def smallest(statistics):
+        return {name: -weight.abs() for name, weight in statistics.weights.items()}
+
+    def at_once(density, rounds):
+        return [density]
+
+    scores = smallest(prunus.Statistics(prunus.prunable_weights(trained)))
+    for criterion, name in ((smallest, "smallest"), (METHODS["sparse_gpt"], "SparseGpt"), (scores, "dict")):
+        prunus.compress(
+            trained, tmp_path / "m", data=small_digits, fit=lambda model, masks: None, criterion=criterion,
+            schedule=at_once, scope="layer", density=0.5, bits=2,
+        )  # fmt: skip
+        recipe = prunus.inspect(tmp_path / "m").metadata["recipe"]
+        assert (recipe["criterion"], recipe["schedule"]) == (name, "at_once")
 
 
 def test_search_finds_a_small_file_within_the_budget(trained, digits, tmp_path):

@@ -22,7 +22,7 @@ PRESET = (
     "built-in network with BatchNorm and color images, or else default; without-training with --no-train."
 )
 CRITERION = "A criterion or pruning method of `prunus list`."
-DENSITY = "Fraction of weights to keep in every layer."
+DENSITY = "Fraction of weights to keep: of every layer, or of all together if the scope is global."
 MAX_ACCURACY_DROP = (
     "Search for the density and bits with the smallest file whose validation accuracy, or --metric, drops by at most "
     "this number of percentage points, or units. About nine compressions are tried."

@@ -21,7 +21,7 @@ WEIGHTS = (
 )
 MACS = "Multiply-accumulates to keep: a fraction, or a number above 1."
 PARAMETERS = "Parameters to keep: a fraction, or a number above 1."
-DENSITY = "Fraction of the channels of each group to keep."
+DENSITY = "Fraction of the channels to keep: of each group, or of all together if the scope is global."
 LATENCY = "Time to keep of a forward pass of one example, as a fraction of the dense time."
 FILE_BYTES = "Largest size of the .prunus file in bytes, without quantization."
 CRITERION = "A filter criterion or a criterion of `prunus list`."

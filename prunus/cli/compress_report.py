@@ -1,6 +1,7 @@
 """What `prunus compress` and `prunus demo` print while and after they compress, and their page."""
 
 import time
+import warnings
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,7 @@ def compress_and_report(
     recipe = compression_recipe(preset, train=train, **settings)
     patterns = {key: options[key] for key in ("include", "exclude") if key in options}
     task = task or {}
-    rounds = _announce(model, data, recipe, train=train, is_search=is_search, task=task, **patterns)
+    rounds = _announce(model, recipe, is_search=is_search, **patterns)
     epoch_line: Any = None
     counted: Any = report
     if train and not is_search:
@@ -111,24 +112,17 @@ def compress_and_report(
         echo(f"page  {page}")
 
 
-def _announce(
-    model: "nn.Module",
-    data: "Dataset",
-    recipe: "CompressionRecipe",
-    *,
-    train: bool,
-    is_search: bool,
-    task: dict[str, Any],
-    **patterns: Any,
-) -> int:
-    """Check everything, log which weights will be pruned, and return the number of rounds."""
+def _announce(model: "nn.Module", recipe: "CompressionRecipe", *, is_search: bool, **patterns: Any) -> int:
+    """Log which weights will be pruned, and return the number of rounds."""
     from prunus.cli.output import log
-    from prunus.compression.checks import bits_by_name, check_compressible
+    from prunus.compression.checks import bits_by_name, weights_to_compress
     from prunus.compression.density_plan import planned_densities
     from prunus.pruning.density import densities_by_name
     from prunus.pruning.scopes import parse_scope
 
-    weights = check_compressible(model, data, recipe, trains_by_recipe=train, task=task, **patterns)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `prunus.compress` gives them
+        weights = weights_to_compress(model, **patterns)
     bits = bits_by_name(model, list(weights), recipe.bits)
     ranked_together = parse_scope(recipe.scope).ranks_layers_together
     densities = {} if ranked_together else densities_by_name(recipe.density, list(weights))

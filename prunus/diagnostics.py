@@ -27,7 +27,13 @@ from prunus.version import __version__
 REQUIRED = ("torch", "numpy", "safetensors", "constriction", "numba")
 """The packages that every installation needs."""
 
-OPTIONAL: Mapping[str, tuple[str, ...]] = {"cli": ("typer", "rich", "jinja2", "matplotlib", "scipy")}
+OPTIONAL: Mapping[str, tuple[str, ...]] = {
+    "cli": ("typer", "rich", "jinja2", "matplotlib", "scipy"),
+    "lightning": ("lightning",),
+    "transformers": ("transformers", "accelerate"),
+    "ray": ("ray",),
+    "slurm": ("submitit",),
+}
 """The packages of each extra: pip install "prunus[NAME]"."""
 
 COMPILED = "prunus.compression.codecs.huffman_kernel"

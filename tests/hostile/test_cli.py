@@ -230,7 +230,11 @@ def refused(folder, capsys):
         (2, (NET, DATA, "--epochs=final_retrai=3"), "did you mean 'final_retrain'"),
         (2, (NET, DATA, "--epochs=3"), "STAGE=N"),
         (2, (NET, DATA, "--epochs=final_retrain=-1"), "STAGE=N"),
-        (2, (NET, DATA, "--epochs=dense=1", "--epochs=dense=2"), "one number of epochs of dense, got 1 and 2"),
+        (
+            2,
+            (NET, DATA, "--epochs=dense=1", "--epochs=dense=2"),
+            "one number of epochs of dense, got 1 and 2",
+        ),
         (2, (NET, DATA, "--bits=9"), "--bits"),
         (2, (NET, DATA, "--bits=0"), "--bits"),
         (2, (NET, DATA, "--rounds=0"), "--rounds"),

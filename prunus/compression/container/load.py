@@ -41,7 +41,16 @@ PART_BYTES = 32 << 20
 """Tensors of this many bytes are copied into a module at a time."""
 
 _CONSTRUCTION_ERRORS = (
-    *(TypeError, ValueError, ArithmeticError, RuntimeError, LookupError, AttributeError, MemoryError),
+    *(
+        PrunusError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        RuntimeError,
+        LookupError,
+        AttributeError,
+        MemoryError,
+    ),
 )
 """What a model that is built from the arguments in a file may raise."""
 
@@ -171,11 +180,9 @@ def _build(path: str, header: Mapping[str, object], device: str = "meta") -> nn.
     try:
         with torch.device(device):
             return MODELS[model](**arguments)
-    except PrunusError:
-        raise
     except _CONSTRUCTION_ERRORS as error:
         raise ModelMismatchError(
-            f"{path} names {model} with {arguments}, which cannot be built: {error}."
+            f"{path} names {model} with {arguments}, which cannot be built: {str(error).rstrip('.')}."
         ) from error
 
 

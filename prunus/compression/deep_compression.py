@@ -168,7 +168,7 @@ def compress(
     else:
         bits = BITS if settings.get("bits") is None else None
         result, content = _search(run, layers, steps, max_accuracy_drop, bits)
-    _restore_modes(result.model, model)
+    result.model.zero_grad()
     if path is not None:
         run.announce("writing the file")
         write_atomic(path, content)
@@ -254,14 +254,6 @@ def _search(
     trials = find_smallest(attempt, list(densities), bits or [None], max_drop)
     assert best is not None
     return replace(best[0], trials=trials), best[1]
-
-
-def _restore_modes(copy: nn.Module, model: nn.Module) -> None:
-    """Give the modules of `copy` the modes of those of `model`, and no gradients."""
-    modes = {name: module.training for name, module in model.named_modules()}
-    for name, module in copy.named_modules():
-        module.training = modes.get(name, module.training)
-    copy.zero_grad()
 
 
 def _check_loads_back(path: str | os.PathLike[str], model: nn.Module) -> None:

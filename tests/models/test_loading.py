@@ -99,8 +99,8 @@ def refuses() -> nn.Module:
 @pytest.mark.parametrize(
     ("function", "error", "message"),
     [
-        (fails, ModelError, "fails was called with seed=0 and failed: RuntimeError: no weights"),
-        (exits, ModelError, "exits was called without arguments and failed: SystemExit: 3"),
+        (fails, ModelError, "The function of the model 'fails' failed: RuntimeError: no weights"),
+        (exits, ModelError, "The function of the model 'exits' failed: SystemExit: 3"),
         (refuses, DataError, "no data"),
         (lambda: 3, ModelError, "to return a torch.nn.Module, got a int"),
         (lambda: nn.LazyLinear(2), ModelError, "lazy"),

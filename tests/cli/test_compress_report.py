@@ -1,18 +1,22 @@
 """What `prunus compress` prints before its work."""
 
+import pytest
 from torch import nn
 
-from prunus.cli.compress_report import _announce
-from prunus.compression.presets import COMPRESSION_RECIPES
+from prunus.cli.compress_report import compress_and_report
+from prunus.errors import NoEffectWarning
 
 
-def test_frozen_weights_are_listed_and_leave_the_warning_to_the_compression(capsys):
-    """A warning would be an error here."""
-    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
-    model[0].weight.requires_grad_(False)
-    assert _announce(model, COMPRESSION_RECIPES["default"].replace(rounds=2), is_search=False) == 2
+def test_frozen_weights_are_listed_and_named_in_one_warning(digits, tmp_path, capsys):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.Linear(12, 10))
+    model[1].weight.requires_grad_(False)
+    with pytest.warns(NoEffectWarning, match="neither pruned nor quantized") as given:
+        compress_and_report(
+            model, digits, "without-training", title="", out=tmp_path / "a", page=tmp_path / "b", as_json=True,
+            settings={}, train=False,
+        )  # fmt: skip
+    assert len(given) == 1
     assert capsys.readouterr().err.splitlines() == [
-        "will prune 1.weight (2 × 3), and quantize it to 5 bits",
-        "will rank them together, to density 0.1 of all",
-        "not pruned: 0.weight, 0.bias, 1.bias",
+        "will prune 2.weight (10 × 12) to density 0.5, and quantize it to 4 bits",
+        "not pruned: 1.weight, 1.bias, 2.bias",
     ]

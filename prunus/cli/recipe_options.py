@@ -56,7 +56,7 @@ def parse_epochs(texts: Sequence[str]) -> dict[str, int]:
     >>> parse_epochs(["final_retrain=5"])
     {'final_retrain': 5}
     """
-    epochs = {}
+    epochs: dict[str, int] = {}
     for text in texts:
         stage, equals, number = text.partition("=")
         if not (equals and number.isdecimal() and len(number) <= 9):

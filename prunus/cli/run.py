@@ -116,7 +116,8 @@ def figure(
     """Draw the page of an experiment again from the finished runs in a store.
 
     The page shows the last request whose runs are all finished. If there is none, it shows the finished runs, with a
-    note.
+    note. Networks that this request lacks are added from requests that differ only in the network, the backend and
+    the dtype of autocast.
 
     Example: prunus figure zhou2019.criteria --store store --out figures
     """

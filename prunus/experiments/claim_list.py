@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from string import ascii_lowercase
-from typing import Any
 
 from prunus.errors import StoreError
 from prunus.experiments import EXPERIMENTS
 from prunus.experiments.claims import Claim, Decision, decide_claims, measured_text
 from prunus.experiments.experiment import Experiment
+from prunus.experiments.joining import SAME_SIZE, join_requests, network_of_run, numerics_of
 from prunus.experiments.provenance import collect_texts, run_settings, setting_name, setting_text
 from prunus.experiments.rows import finished_subset, rows_of
 from prunus.experiments.statements import STATEMENTS, Statement
@@ -30,10 +30,6 @@ EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence"
 LETTERS = (*ascii_lowercase, *map("".join, product(ascii_lowercase, repeat=2)))
 SIZE_SETTINGS = ("data", "epochs", "retrain_epochs", "rounds", "examples", "test_examples", "networks")
 """The settings, without the names of their groups, that say how large a run is."""
-NUMERICS = {"backend", "autocast"}
-"""The settings that decide how a training is computed, not how much: results differ by rounding and random draws."""
-SAME_SIZE = {"network", *NUMERICS}
-"""The settings that can be changed without changing the size."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +159,7 @@ def _answer(experiment: Experiment, store: Store, requested: Sequence[Request]) 
     last = requests[-1]
     changes = [f"--{last.size}"] * (last.size != "default") + [f"{k}={v}" for k, v in last.settings.items()]
     numerics = _numerics_of_networks(experiment, counted)
-    joined = _join(experiment, counted or [last], numerics)
+    joined = join_requests(experiment, _with_numerics(experiment, counted, numerics) or [last])
     decisions = decide_claims(experiment.claims, experiment.select(rows_of(store, joined)))
     by_text = {decision.claim: decision for decision in decisions}
     return _Answer(
@@ -171,23 +167,13 @@ def _answer(experiment: Experiment, store: Store, requested: Sequence[Request]) 
     )  # fmt: skip
 
 
-def _numerics(request: Request) -> dict[str, str]:
-    """The settings in NUMERICS that a request changes."""
-    return {key: str(request.settings[key]) for key in sorted(NUMERICS & request.settings.keys())}
-
-
-def _network(experiment: Experiment, request: Request, label: Mapping[str, Any]) -> str:
-    """The network of a run."""
-    return str(label.get("group") or experiment.networks_and_settings(request.settings)[0][0])
-
-
 def _numerics_of_networks(experiment: Experiment, requests: Sequence[Request]) -> dict[str, dict[str, str]]:
     """The settings in NUMERICS with which most runs of each network are finished; of equally many, the latest."""
     runs: dict[str, dict[tuple[tuple[str, str], ...], set[str]]] = {}
     for request in requests:
-        settings = tuple(_numerics(request).items())
+        settings = tuple(numerics_of(request).items())
         for entry in request.entries:
-            of_network = runs.setdefault(_network(experiment, request, entry.label), {})
+            of_network = runs.setdefault(network_of_run(experiment, request, entry.label), {})
             of_network.setdefault(settings, set()).add(entry.id)
     most: dict[str, dict[str, str]] = {}
     for network, ids in runs.items():
@@ -196,24 +182,24 @@ def _numerics_of_networks(experiment: Experiment, requests: Sequence[Request]) -
     return most
 
 
-def _join(
+def _with_numerics(
     experiment: Experiment, requests: Sequence[Request], numerics: Mapping[str, Mapping[str, str]]
-) -> Request:
-    """Join requests of several networks; every run is labeled with its network if the experiment has several.
+) -> list[Request]:
+    """The requests with only the runs whose settings are those of their network in `numerics`.
 
-    Of each network, only runs with its settings in `numerics` are joined, so that two curves that are compared are
-    computed in the same way.
+    So two curves that are compared are computed in the same way.
     """
-    entries = {}
-    for request in requests:
-        for entry in request.entries:
-            name = _network(experiment, request, entry.label)
-            if numerics.get(name, _numerics(request)) != _numerics(request):
-                continue
-            network = {"group": name} if len(experiment.networks) > 1 else {}
-            label = {**network, **entry.label}
-            entries[tuple(sorted(label.items()))] = replace(entry, label=label)
-    return replace(requests[-1], entries=tuple(entries.values()))
+    return [
+        replace(
+            request,
+            entries=tuple(
+                entry
+                for entry in request.entries
+                if numerics[network_of_run(experiment, request, entry.label)] == numerics_of(request)
+            ),
+        )
+        for request in requests
+    ]
 
 
 def _part(

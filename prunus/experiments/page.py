@@ -9,6 +9,7 @@ from typing import Any
 from prunus.experiments.claims import decide_claims, measured_text
 from prunus.experiments.comparisons import Difference, as_rows, compare, comparison_tables
 from prunus.experiments.experiment import Experiment
+from prunus.experiments.joining import join_requests
 from prunus.experiments.provenance import (
     all_run_directories,
     collect_texts,
@@ -38,7 +39,9 @@ DESCRIBED_ELSEWHERE = ("levels", "checkpoint_steps", "rewind_step", "step", "rep
 """Settings that follow from others, or are described elsewhere."""
 
 
-def describe(experiment: Experiment, store: Store, requested: Request, finished: Request) -> dict[str, Any]:
+def describe(
+    experiment: Experiment, store: Store, requested: Request, finished: Request, command: str
+) -> dict[str, Any]:
     """Describe the finished runs of an experiment: the content of all of its files, as plain values.
 
     Args:
@@ -46,6 +49,7 @@ def describe(experiment: Experiment, store: Store, requested: Request, finished:
         store: The store that contains the runs.
         requested: The runs that were requested.
         finished: Those of them that are finished.
+        command: The command that makes the same runs again.
 
     Returns:
         The content of NAME.json, from which NAME.md and NAME.html are made.
@@ -61,7 +65,7 @@ def describe(experiment: Experiment, store: Store, requested: Request, finished:
     described = [difference for difference in compared if difference.metric in metrics]
     networks_run, _ = experiment.networks_and_settings(finished.settings)
     claims = [claim for claim in experiment.claims if claim.is_about(*networks_run)]
-    command, table = repeat_command(experiment, store, requested), table_of(experiment, selected)
+    table = table_of(experiment, selected)
     directories = all_run_directories(store, finished)
     records = {directory.id: directory.record() for directory in directories}
     settings = [
@@ -140,17 +144,28 @@ def _missing(requested: Request, finished: Request, command: str) -> str:
     )
 
 
-def repeat_command(experiment: Experiment, store: Store, request: Request) -> str:
+def repeat_command(experiment: Experiment, store: Store, requests: Sequence[Request]) -> str:
     """Return the command that makes the same runs again.
 
     Args:
         experiment: The experiment.
         store: Where its runs are.
-        request: Which runs were requested.
+        requests: Which runs were requested, of one size.
 
     Returns:
-        The command line, quoted for a shell.
+        A command line, quoted for a shell, for all requests that differ only in the network; several are joined by
+        "&&".
     """
+    alike: dict[tuple[object, ...], list[Request]] = {}
+    for request in requests:
+        others = {key: value for key, value in request.settings.items() if key != "network"}
+        alike.setdefault((*_seeds(request), *others.items()), []).append(request)
+    joined = [some[0] if len(some) == 1 else join_requests(experiment, some) for some in alike.values()]
+    return " && ".join(_command_of(experiment, store, request) for request in joined)
+
+
+def _command_of(experiment: Experiment, store: Store, request: Request) -> str:
+    """The command that makes the runs of one request again."""
     seeds, words = _seeds(request), ["prunus", "run", experiment.name]
     words += [f"--{request.size}"] if request.size != "default" else []
     if len(seeds) != experiment.num_replicates(request.size):

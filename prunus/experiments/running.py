@@ -6,7 +6,8 @@ from pathlib import Path
 
 from prunus.errors import UnknownNameError
 from prunus.experiments.experiment import Experiment, FigureSpec
-from prunus.experiments.page import describe
+from prunus.experiments.joining import join_requests, requests_to_draw
+from prunus.experiments.page import describe, repeat_command
 from prunus.experiments.results import Result, write_results
 from prunus.experiments.rows import (
     SIZES,
@@ -16,7 +17,6 @@ from prunus.experiments.rows import (
     finished_subset,
     group_rows,
     invariants_line,
-    latest_request,
 )
 from prunus.registry import lookup
 from prunus.report.figure_data import FigureData
@@ -93,13 +93,16 @@ def run_experiment(
     needed = [dependency for spec in done for dependency in spec.dependencies().values()]
     removed = [spec for spec in needed if not runs.is_done(run_id(spec))]
     run_plan([*specs, *removed], runs, executor=executor, workers=workers, say=say, progress=progress)
-    return _draw(experiment, runs, request, Path(out))
+    return _draw(experiment, runs, [request], Path(out))
 
 
 def draw_experiment(
     experiment: Experiment, store: Store, out: Path, *, size: str | None = None, report: Say | None = None
 ) -> Result:
     """Draw the page of an experiment from the rows of the finished runs in a store.
+
+    It shows the latest request. Networks that this request lacks are added from others that differ only in the
+    network, the backend and the dtype of autocast.
 
     Args:
         experiment: A value of EXPERIMENTS, or an experiment of your own.
@@ -116,7 +119,7 @@ def draw_experiment(
     """
     _check_libraries(experiment)
     say = report or (lambda line: None)
-    return _draw(experiment, store, latest_request(store, experiment.name, size, say), Path(out))
+    return _draw(experiment, store, requests_to_draw(experiment, store, size, say), Path(out))
 
 
 def _check_libraries(experiment: Experiment) -> None:
@@ -126,9 +129,11 @@ def _check_libraries(experiment: Experiment) -> None:
         check_interval_library()
 
 
-def _draw(experiment: Experiment, store: Store, requested: Request, out: Path) -> Result:
+def _draw(experiment: Experiment, store: Store, requests: Sequence[Request], out: Path) -> Result:
+    requested = requests[0] if len(requests) == 1 else join_requests(experiment, requests)
     finished = finished_subset(store, requested)
-    content = describe(experiment, store, requested, finished)
+    command = repeat_command(experiment, store, requests)
+    content = describe(experiment, store, requested, finished, command)
     figures: dict[str, FigureData] = {}
     for figure in experiment.figures:
         rows = content["rows"] if figure.source == "rows" else curves_of(store, finished)

@@ -31,7 +31,7 @@ CONV_ADAM = ADAM.replace(
     epochs=4, batch_size=20, lr_schedule="cosine",
     source="ours, for 15,000 images and 4 epochs; chosen on the validation split of CIFAR-10",
 )  # fmt: skip
-CONV_EXAMPLES, CONV_EVERY, CONV_SAMPLES = 15_000, 250, 3
+CONV_EXAMPLES, CONV_EVERY, CONV_SAMPLES = 15_000, 1_000, 3
 """Of the default size: training examples, steps between evaluations, masks sampled for an evaluation."""
 CONV_START = 0.85
 """Initial value of the logits of convolutional networks in the default size.

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from small_experiment import ERRORS, SMALL, do
 from specs import finish
 
 import prunus
@@ -13,33 +14,10 @@ from prunus.errors import StoreError
 from prunus.experiments import EXPERIMENTS, claim_list
 from prunus.experiments.claim_list import claims
 from prunus.experiments.claims import Claim
-from prunus.experiments.experiment import Experiment, labeled
-from prunus.experiments.function_run import FunctionRun
-from prunus.experiments.hassibi1993 import Xor
 from prunus.experiments.statements import ALL_CLAIMS, STATEMENTS, Statement
-from prunus.runs.spec import run_id
 from prunus.runs.store import Store
 
 ROOT = Path(__file__).parents[2]
-NETWORKS = {"first": 1, "second": 2}
-SMALL = Experiment(
-    name="test.small",
-    paper="",
-    place="",
-    title="",
-    question="",
-    template=lambda network, size: FunctionRun(
-        "prunus.none:none", Xor(networks=NETWORKS[network] + 10 * (size == "smoke"))
-    ),
-    runs=lambda template, size: labeled({curve: template.changed(method=curve) for curve in ("a", "b")}),
-    claims=(
-        Claim("A is lower than B", "a", "lower", "b", "error", "Table 1", published="2", effect=2.0),
-        Claim("A is 1, within 0.5", "a", "equal", 1.0, "error", "Table 1", margin=0.5),
-    ),
-    networks=tuple(NETWORKS),
-    replicates=(1, 3, 3),
-)
-ERRORS = {"a": [1.0, 1.1, 1.05, 1.02], "b": [3.0, 3.2, 3.1, 3.05]}
 
 
 @pytest.fixture
@@ -47,15 +25,6 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setattr(claim_list, "EXPERIMENTS", {SMALL.name: SMALL})
     monkeypatch.setattr(claim_list, "STATEMENTS", (Statement(3, "A is good", {SMALL.name: ALL_CLAIMS}),))
     return Store(tmp_path / "store")
-
-
-def do(store, size="default", replicates=3, errors=ERRORS, **settings):
-    """Request runs of the small experiment, and record them as done."""
-    entries = SMALL.labeled_runs(size, range(replicates), settings)
-    store.request(SMALL.name, size, entries, settings)
-    for label, spec in entries:
-        if not store.is_done(run_id(spec)):
-            finish(store, spec, [{"error": errors[label["curve"]][label["replicate"]]}])
 
 
 def verdicts(store):

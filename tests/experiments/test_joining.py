@@ -1,0 +1,92 @@
+"""Requests for several networks are drawn on one page and decided together; others are not mixed with them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_experiment import ERRORS, SMALL, do
+from specs import finish
+
+from prunus.experiments import claim_list
+from prunus.experiments.claim_list import claims
+from prunus.experiments.joining import join_requests, requests_to_draw
+from prunus.experiments.running import draw_experiment
+from prunus.experiments.statements import ALL_CLAIMS, Statement
+from prunus.runs.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def drawn(store: Store, size: str | None = None) -> dict:
+    """The content of the page."""
+    result = draw_experiment(replace(SMALL, metrics=("error",)), store, store.path.parent / "out", size=size)
+    return json.loads(next(path for path in result.files if path.suffix == ".json").read_text())
+
+
+def do_in_bfloat16(store: Store, network: str, until: int | None = None) -> None:
+    """Record replicates 10, 11 and 12 under a request that differs in the dtype of autocast."""
+    entries = SMALL.labeled_runs("default", range(10, 13), {"network": network})
+    store.request(SMALL.name, "default", entries, {"autocast": "bfloat16", "network": network})
+    for label, spec in entries[:until]:
+        finish(store, spec, [{"error": ERRORS[label["curve"]][label["replicate"] - 10]}])
+
+
+def test_networks_of_several_requests_are_on_one_page(store: Store, monkeypatch) -> None:
+    do(store, network="second")
+    do(store, network="first")
+    content = drawn(store)
+    assert [(row["group"], row["curve"], row["n"]) for row in content["table"]] == [
+        ("first", "a", 3), ("first", "b", 3), ("second", "a", 3), ("second", "b", 3)
+    ]  # fmt: skip
+    assert content["command"] == f"prunus run test.small --store {store.path}"
+    assert (content["missing"], content["evidence"]["settings"]) == ("", {})
+    monkeypatch.setattr(claim_list, "EXPERIMENTS", {SMALL.name: SMALL})
+    monkeypatch.setattr(claim_list, "STATEMENTS", (Statement(3, "A is good", {SMALL.name: ALL_CLAIMS}),))
+    listed = {claim.claim: claim.verdict for claim in claims(store.path)}
+    assert {decision["claim"]: decision["verdict"] for decision in content["verdicts"]} == listed
+
+
+def test_networks_that_are_computed_in_other_ways_have_a_command_each(store: Store) -> None:
+    do(store, network="first")
+    do_in_bfloat16(store, "second")
+    content = drawn(store)
+    assert {(row["group"], row["n"]) for row in content["table"]} == {("first", 3), ("second", 3)}
+    in_bfloat16 = "prunus run test.small --seed 10 --set autocast=bfloat16 --set network=second"
+    alone = "prunus run test.small --set network=first"
+    assert content["command"] == f"{in_bfloat16} --store {store.path} && {alone} --store {store.path}"
+
+
+def test_latest_finished_request_of_a_network_is_drawn(store: Store) -> None:
+    do(store, network="first,second")
+    do_in_bfloat16(store, "second")
+    first, second = requests_to_draw(SMALL, store, None, print)
+    assert (dict(first.settings), len(first.entries)) == ({"autocast": "bfloat16", "network": "second"}, 6)
+    assert (dict(second.settings), len(second.entries)) == ({"network": "first"}, 6)
+    do_in_bfloat16(store, "first", until=2)
+    content, joined = drawn(store), join_requests(SMALL, [first, second])
+    assert len(joined.entries) == 12
+    assert content["missing"] == "", "an unfinished request hides a finished one"
+
+
+def test_runs_that_a_network_lacks_are_counted(store: Store) -> None:
+    do(store, network="first")
+    do_in_bfloat16(store, "second", until=2)
+    content = drawn(store)
+    assert content["missing"].startswith("8 of 12 runs are drawn")
+    assert {(row["group"], row["n"]) for row in content["table"]} == {("first", 3), ("second", 1)}
+
+
+def test_runs_of_other_sizes_and_settings_are_not_joined(store: Store) -> None:
+    do(store, network="first")
+    do(store, network="second", decay="0.5")
+    do(store, size="smoke", network="second", replicates=1)
+    assert {row["group"] for row in drawn(store)["rows"] if "group" in row} == set()
+    assert (
+        drawn(store)["command"]
+        == f"prunus run test.small --set network=second --set decay=0.5 --store {store.path}"
+    )
+    assert drawn(store, "smoke")["command"].startswith("prunus run test.small --smoke")

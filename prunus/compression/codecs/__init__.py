@@ -14,7 +14,6 @@ from prunus.compression.codecs.bitstream import Data, Ints
 class Codec:
     """An encoding of symbols 0..alphabet-1."""
 
-    name: str
     encode: Callable[[Ints, int], bytes]
     """(symbols, alphabet) -> bytes; ValueError for a symbol that is not in the alphabet."""
     decode_chunks: Callable[[Data, int, int], Iterator[NDArray[np.int32]]]
@@ -45,9 +44,9 @@ class Codec:
 
 
 CODECS: dict[str, Codec] = {
-    "bitpack": Codec("bitpack", bitpack.encode, bitpack.decode_chunks, bitpack.cost),
-    "huffman": Codec("huffman", huffman.encode, huffman.decode_chunks, huffman.cost),
-    "range": Codec("range", range_coder.encode, range_coder.decode_chunks, range_coder.cost),
+    "bitpack": Codec(bitpack.encode, bitpack.decode_chunks, bitpack.cost),
+    "huffman": Codec(huffman.encode, huffman.decode_chunks, huffman.cost),
+    "range": Codec(range_coder.encode, range_coder.decode_chunks, range_coder.cost),
 }
 """The built-in codecs, by name."""
 

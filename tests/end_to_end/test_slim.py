@@ -1,6 +1,7 @@
 """The command `prunus slim`: the smaller file, the table, the measured times, and errors in one sentence."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -108,3 +109,12 @@ def test_errors_are_one_sentence_and_no_file_is_written(options, code, message, 
     error = " ".join(run_cli("slim", *options, code=code).err.split())
     assert message in error
     assert sorted(folder.glob("*.prunus")) == before
+
+
+def test_missing_library_of_the_page_is_named_before_the_work(run_cli, folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    printed = run_cli(
+        "slim", "slim_nets:net", "--macs=0.5", "--input-shape=8", "--out=no-page.prunus", code=1
+    )
+    assert "jinja2" in printed.err
+    assert not (folder / "no-page.prunus").exists()

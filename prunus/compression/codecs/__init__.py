@@ -22,26 +22,6 @@ class Codec:
     cost: Callable[[Ints], float]
     """counts of the symbols -> number of bytes of their encoding."""
 
-    def decode(self, data: Data, count: int, alphabet: int) -> NDArray[np.int32]:
-        """Decode all symbols at once.
-
-        Args:
-            data: What `encode` returned.
-            count: Number of symbols.
-            alphabet: Number of different symbols that may occur.
-
-        Returns:
-            The symbols, [count].
-
-        Raises:
-            CorruptFileError: The bytes are not what `encode` writes.
-        """
-        symbols, start = np.empty(count, np.int32), 0
-        for chunk in self.decode_chunks(data, count, alphabet):
-            symbols[start : start + chunk.size] = chunk
-            start += chunk.size
-        return symbols
-
 
 CODECS: dict[str, Codec] = {
     "bitpack": Codec(bitpack.encode, bitpack.decode_chunks, bitpack.cost),

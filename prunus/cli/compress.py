@@ -182,16 +182,12 @@ def _check_outputs(
     """Check that the file, its page and the checkpoints can be written without destroying an input."""
     from prunus.diagnostics import why_not_writable
     from prunus.errors import OutputError
-    from prunus.files import check_writable, has_control_characters
+    from prunus.files import check_writable
 
     if checkpoints is not None:
-        if has_control_characters(checkpoints):
-            name, reason = repr(str(checkpoints)), "its name has control characters"
-        else:
-            name, reason = str(checkpoints), why_not_writable(checkpoints)
-        if reason:
+        if reason := why_not_writable(checkpoints):
             raise OutputError(
-                f"Checkpoints cannot be written to {name}: {reason}; name another folder with --checkpoints."
+                f"Checkpoints cannot be written to {checkpoints}: {reason}; name another folder with --checkpoints."
             )
         checkpoint_files = (checkpoints / path.name for path in (out, page) if path.suffix == ".safetensors")
         inputs = [*inputs, *checkpoint_files]

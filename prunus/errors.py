@@ -185,3 +185,8 @@ class EmptyLayerWarning(UserWarning):
 
 class UnusedCentroidsWarning(UserWarning):
     """A codebook has fewer centroids than its bits allow, although the weights are not represented exactly."""
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of the message of an error that is not blank; the name of its class where there is none."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -115,7 +115,7 @@ class Masks(Mapping[str, Tensor]):
         tensor([[ True, False],
                 [False,  True]])
         """
-        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        shapes = {name.removeprefix("_orig_mod."): p.shape for name, p in model.named_parameters()}
         for name, bits in state.items():
             if name in shapes and bits.numel() != -(-shapes[name].numel() // 8):
                 raise ModelError(
@@ -298,13 +298,13 @@ def check_masks(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -
     for name, mask in masks.items():
         if name not in parameters:
             raise ModelError(
-                f"A mask is named {name!r}, but the model has no parameter of that name; use the names of its "
-                "state_dict."
+                f"A mask is named {name!r}, but the model has no parameter of that name; use the names of "
+                "model.named_parameters(), in which a tied parameter has its first name."
             )
         if parameters[name].shape != mask.shape:
             raise ModelError(
                 f"The mask of {name!r} has shape {tuple(mask.shape)}, but the parameter has "
-                f"{tuple(parameters[name].shape)}."
+                f"{tuple(parameters[name].shape)}; pass masks of this model."
             )
 
 

@@ -1,10 +1,17 @@
-"""Checks of any `nn.Module` before work is done with it, and its trainable parameters."""
+"""Any `nn.Module`: checks before work is done with it, its parameters, and its copies."""
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
-from prunus.errors import ModelError
+from prunus.errors import ModelError, reason_of
 
 
 def check_module(model: nn.Module) -> None:
@@ -92,3 +99,51 @@ def find_parameter(model: nn.Module, name: str) -> Tensor:
             "that the masks were made for, or make new masks."
         )
     return parameter
+
+
+def copied(model: nn.Module, replaced: Mapping[Tensor, Tensor] | None = None) -> nn.Module:
+    """A deep copy of `model`.
+
+    Args:
+        model: Any module.
+        replaced: What the copy has in place of some tensors; None: a copy of each.
+
+    Returns:
+        The copy.
+
+    Raises:
+        ModelError: It holds something that cannot be copied.
+
+    >>> copied(nn.Linear(1, 1)).in_features
+    1
+    """
+    # A tensor that a hook computed (weight_norm, torch.nn.utils.prune) is not a leaf, which deepcopy refuses.
+    memo = {id(t): t.detach().clone() for t in _tensors_set_by_hooks(model) if not t.is_leaf}
+    memo |= {id(tensor): other for tensor, other in (replaced or {}).items()}
+    try:
+        with warnings.catch_warnings():
+            # torch copies graph modules with a deprecated class of its own.
+            warnings.simplefilter("ignore", FutureWarning)
+            return copy.deepcopy(model, memo)
+    except Exception as error:  # a user's module may hold anything
+        raise ModelError(
+            f"{type(model).__name__} cannot be copied with copy.deepcopy ({reason_of(error)}); remove what cannot be "
+            "copied, such as a tensor that was computed from parameters."
+        ) from error
+
+
+def _tensors_set_by_hooks(model: nn.Module) -> Iterator[Tensor]:
+    """The tensors that hooks of torch compute from parameters; other computed tensors may be anything."""
+    for module in model.modules():
+        names = map(computed_attribute, module._forward_pre_hooks.values())
+        tensors = [vars(module).get(name) for name in names if name is not None]
+        if isinstance(module, nn.RNNBase):
+            tensors += module._flat_weights
+        yield from (tensor for tensor in tensors if isinstance(tensor, Tensor))
+
+
+def computed_attribute(hook: object) -> str | None:
+    """The name of the tensor that a pre-hook of torch computes from parameters; None for any other hook."""
+    if isinstance(hook, BasePruningMethod):
+        return hook._tensor_name
+    return hook.name if isinstance(hook, WeightNorm | SpectralNorm) else None

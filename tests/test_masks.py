@@ -331,6 +331,8 @@ def test_state_has_one_bit_per_weight_and_is_stored_by_safetensors():
         prunus.Masks(model, all_kept(random_masks())).load_state_dict(state)
     with pytest.raises(ModelError, match=r"weight of '0\.weight', \[6, 8\], got 3 bytes"):
         prunus.Masks.from_state_dict(model, {"0.weight": state["2.weight"]})
+    compiled = torch.compile(model, backend="eager")
+    assert torch.equal(prunus.Masks.from_state_dict(compiled, state)["0.weight"], masks["0.weight"])
     with pytest.raises(ModelError, match="no parameter of that name"):
         prunus.Masks.from_state_dict(model, {"9.weight": state["2.weight"]})
 

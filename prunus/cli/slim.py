@@ -81,8 +81,8 @@ def slim(
     from prunus.data.examples import as_examples
     from prunus.errors import ModelError
     from prunus.files import after_writing, check_writable
+    from prunus.modules import copied
     from prunus.pruning.structured.criteria import filter_criterion
-    from prunus.pruning.weights import copied
     from prunus.registry import source_files
     from prunus.report.slim import write_slim_page
     from prunus.report.templating import load_template

@@ -30,16 +30,15 @@ from prunus.compression.without_training import CalibratedLayers
 from prunus.errors import CorruptFileError, NoEffectWarning, SpecError
 from prunus.files import check_writable, write_atomic
 from prunus.models.checkpoints import stored_bytes
-from prunus.modules import check_initialized
+from prunus.modules import check_initialized, copied
 from prunus.pruning.prunable import skipped_parameters
-from prunus.pruning.weights import copied
 from prunus.training.checkpoint import check_checkpoint_writable
 from prunus.training.evaluation import MetricFunction
 from prunus.training.fit import Fit, check_fit
 from prunus.training.losses import Loss, LossFunction
 from prunus.training.outputs import Forward
 from prunus.training.sparse.backend import check_backend
-from prunus.types import Dataset, Params, Progress
+from prunus.types import Dataset, Progress
 
 
 def compress(
@@ -151,7 +150,7 @@ def compress(
         recalibrate=recalibrate, task=task,
     )  # fmt: skip
     dense_model = run.train_dense() if train_first else model
-    plan = plan_densities(recipe, weights)
+    plan = plan_densities(recipe, run.weights)
     dense = run.measure("dense", stored_bytes(copy.state_dict()))
     score = dense.validation.accuracy if metric is None else dense.validation.metric
     if max_accuracy_drop is not None and not math.isfinite(score or 0):
@@ -235,14 +234,12 @@ def _search(
         run.announce(f"density {density:g}" + (f", {number} bits" if number else ""))
         recipe = run.recipe.replace(density=density, scope="layer", bits=number or run.recipe.bits)
         model = copied(run.model)
-        parameters = dict(model.named_parameters())
-        weights: Params = {name: parameters[name] for name in run.weights}
         folder = run.checkpoints and run.checkpoints / f"density-{density:g}-bits-{number or 'recipe'}"
-        copy = replace(run, model=model, weights=weights, recipe=recipe, checkpoints=folder)
+        copy = replace(run, model=model, recipe=recipe, checkpoints=folder)
         with warnings.catch_warnings():
             # Some bits may represent all weights of a layer.
             warnings.simplefilter("ignore", NoEffectWarning)
-            done = steps(copy, plan_densities(recipe.replace(density=densities[density]), weights))
+            done = steps(copy, plan_densities(recipe.replace(density=densities[density]), copy.weights))
         before, *_, after = (stage.validation for stage in done[0].stages)
         drop = before.accuracy - after.accuracy
         if before.metric is not None and after.metric is not None:

@@ -1,6 +1,6 @@
 """The stages of Deep Compression: train, prune, quantize, encode, and the measurements of each."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from prunus.compression.save import clear_negative_zeros, file_metadata, recipe_
 from prunus.compression.without_training import CalibratedLayers
 from prunus.data.examples import Examples, sample_examples
 from prunus.masks import Masks, all_kept
+from prunus.modules import copied, find_parameter
 from prunus.pruning.methods import pruning_method
 from prunus.pruning.obs.hessian import DAMPING, layer_hessians
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.retrain import PruningRound, prune_and_retrain
 from prunus.pruning.scopes import parse_scope
-from prunus.pruning.weights import copied, set_weights
+from prunus.pruning.weights import set_weights
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, evaluate, train
 from prunus.training.fit import Fit, train_with
@@ -77,7 +78,8 @@ class CompressionRun:
     """The arguments and steps of one compression, which change `model`."""
 
     model: nn.Module
-    weights: Params
+    names: Collection[str]
+    """Of the weights to compress."""
     data: Dataset
     recipe: CompressionRecipe
     seed: int
@@ -92,6 +94,11 @@ class CompressionRun:
     """Whether to estimate the statistics of BatchNorm layers again after each step."""
     task: Mapping[str, Any] = field(default_factory=dict)
     """The arguments forward, loss and metric of `evaluate`."""
+
+    @property
+    def weights(self) -> Params:
+        """The weights to compress, by name, as parameters that the model has now: `fit` may replace them."""
+        return {name: find_parameter(self.model, name) for name in self.names}
 
     @property
     def forward_and_loss(self) -> dict[str, Any]:
@@ -218,7 +225,7 @@ class CompressionRun:
             The measurements; histograms have 101 bins and leave out weights that are zero.
         """
         state, histograms, num_kept = self.model.state_dict(), {}, 0
-        for name in self.weights:
+        for name in self.names:
             # In float64, in which the range of neighboring floats can be divided into bins.
             values = state[name][state[name] != 0].double().cpu().numpy()
             counts, edges = np.histogram(values, bins=101)

@@ -12,12 +12,12 @@ from prunus.experiments.function_run import FunctionRun
 from prunus.experiments.liu2019_methods import METHODS, PenalizedNetwork
 from prunus.experiments.trained_networks import TrainedNetwork, evaluate_test
 from prunus.models.initialization import kaiming_normal
+from prunus.modules import copied
 from prunus.pruning.structured.analysis import analyze
 from prunus.pruning.structured.blocks import remove_blocks
 from prunus.pruning.structured.macs import count_macs
 from prunus.pruning.structured.plan import SlimPlan
 from prunus.pruning.structured.slim import slim
-from prunus.pruning.weights import copied
 from prunus.registry import lookup
 from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory

@@ -42,7 +42,8 @@ def activation_zeros(
         {'0': 0.25, '2': 0.5}
     """
     counts: dict[str, tuple[int, int]] = {}
-    modules = {layer.module: name.rpartition(".")[0] for name, layer in weight_layers(model).items()}
+    layers = {layer.module for layer in weight_layers(model).values()}
+    modules = {module: name for name, module in model.named_modules() if module in layers}
     with ExitStack() as stack:
         for module, name in modules.items():
             hook = partial(_count, counts, name)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.data.examples import Batch, Examples, describe_batch
-from prunus.errors import ModelError, PrunusError, StatisticsError
+from prunus.errors import ModelError, PrunusError, StatisticsError, reason_of
 from prunus.pruning.masks import check_finite
 from prunus.types import MaskDict, Params
 
@@ -57,10 +57,10 @@ def run_forward(model: nn.Module, batch: Batch, forward: Callable[[Batch], T]) -
     except (PrunusError, torch.OutOfMemoryError):
         raise
     except (Exception, SystemExit) as error:  # a user's forward may fail in any way
-        why = next(iter(str(error).splitlines()), type(error).__name__)
         inputs = batch[0] if isinstance(batch, tuple | list) and len(batch) == 2 else batch
         raise StatisticsError(
-            f"{type(model).__name__} does not take calibration inputs of shape {describe_batch(inputs)}: {why}"
+            f"{type(model).__name__} does not take calibration inputs of shape {describe_batch(inputs)}: "
+            f"{reason_of(error)}"
         ) from error
 
 

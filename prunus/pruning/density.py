@@ -183,7 +183,7 @@ def densities_from_threshold(weights: Params, quality: float | Mapping[str, floa
     densities = {}
     for name, weight in weights.items():
         weight = weight.detach()
-        q = quality if isinstance(quality, float | int) else quality[name]
+        q = quality[name] if isinstance(quality, Mapping) else quality
         if q < 0:
             raise DensityError(f"Expected a quality of at least 0 for {name!r}, got {q}; increase it.")
         deviation = weight.std(correction=0)

@@ -5,12 +5,14 @@
 Source: Han et al. 2015, section 3.2, eq. 2.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from math import sqrt
 
 from torch import nn
 
+from prunus.masks import mask_density
 from prunus.types import MaskDict
 
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
@@ -29,17 +31,18 @@ def retraining_dropout_rates(model: nn.Module, masks: MaskDict) -> dict[str, flo
     Returns:
         {module name: rate}
     """
+    masks_by_layer: dict[str, MaskDict] = defaultdict(dict)
+    for name, mask in masks.items():
+        masks_by_layer[name.rpartition(".")[0]][name] = mask
     rates: dict[str, float] = {}
     waiting: list[str] = []
     for name, module in model.named_modules():
         if isinstance(module, DROPOUT):
             waiting.append(name)
             rates[name] = module.p
-        mask = masks.get(f"{name}.weight" if name else "weight")
-        if mask is not None and mask.numel():
-            density = float(mask.sum()) / mask.numel()
+        if name in masks_by_layer:
             for dropout in waiting:
-                rates[dropout] *= sqrt(density)
+                rates[dropout] *= sqrt(mask_density(masks_by_layer[name]))
             waiting = []
     return rates
 

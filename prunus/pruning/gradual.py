@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -75,7 +76,7 @@ class GradualPruning:
                 argument of `prunus.prune`.
         """
         for name, value, low in (("every", every, 1), ("begin", begin, 0)):
-            if not isinstance(value, int) or value < low:
+            if not isinstance(value, int | np.integer) or value < low:
                 raise DensityError(f"Expected {name} to be an integer of at least {low}, got {value!r}.")
         unknown = options.keys() - inspect.signature(prune).parameters.keys() | options.keys() & {"within"}
         if unknown:
@@ -85,6 +86,7 @@ class GradualPruning:
             )
         self.densities = densities_of(schedule, density, rounds)
         """The density after each round."""
+        model = getattr(model, "_orig_mod", model)  # of a compiled module, as Masks does
         method = pruning_method(options.get("criterion", "magnitude"))
         scope = parse_scope(options.get("scope", "layer"))
         patterns = {name: options[name] for name in ("include", "exclude", "strict") if name in options}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from prunus.errors import ModelError, PrunusError
+from prunus.errors import ModelError, PrunusError, reason_of
 from prunus.pruning.matrix import im2col_batches, to_matrix
 from prunus.training.modes import eval_mode
 
@@ -128,8 +128,7 @@ def why_zeros_may_not_hold(module: nn.Module) -> str | None:
     except PrunusError:
         raise
     except (Exception, SystemExit) as error:  # a user's forward may fail in any way
-        why = next(iter(str(error).splitlines()), type(error).__name__)
-        return f"the forward of {kind} could not be tried on a single input ({why})"
+        return f"the forward of {kind} could not be tried on a single input ({reason_of(error)})"
     if int(responses.max()) > 1:
         return (
             f"the forward of {kind} multiplies with other values than its weight, in which zeros are not zero"

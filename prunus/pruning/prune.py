@@ -88,7 +88,8 @@ def prune(
             Dataset or Split; None: the model is called with the inputs, or with the entries of a dict by name.
         loss: The loss that methods differentiate: a key of LOSSES, a Loss, or a function (outputs, batch) -> mean
             loss; None: the loss that the outputs contain, as those of Hugging Face transformers, else cross-entropy.
-        within: Earlier masks; what they prune stays pruned. Masks of torch.nn.utils.prune are earlier masks too.
+        within: Earlier masks, of all or some of the weights; what they prune stays pruned. Masks of
+            torch.nn.utils.prune are earlier masks too.
         refit: Whether to fit the remaining weights of each layer to its outputs before pruning, on the calibration
             examples; layers whose output error is not known keep their weights.
         recalibrate: Whether to estimate the statistics of BatchNorm layers again, on the calibration examples.

@@ -16,6 +16,7 @@ from prunus.data.examples import sample_examples
 from prunus.data.validation import check_dataset
 from prunus.errors import NoEffectWarning, StatisticsError
 from prunus.masks import Masks, mask_density
+from prunus.modules import find_parameter
 from prunus.pruning.dropout import scaled_dropout
 from prunus.pruning.methods import pruning_method
 from prunus.pruning.obs.method import PruningMethod
@@ -122,6 +123,7 @@ def prune_and_retrain(
         _check_retraining(model, data, retrain, folder, forward, loss)
     masks, rounds = within, []
     for number, density in enumerate(densities, start=1):
+        weights = {name: find_parameter(model, name) for name in weights}  # `fit` may have replaced them
         seeds = derive_seed(seed, "criterion", number), derive_seed(seed, "ties", number)
         examples = None
         if data is not None and method.needs_examples:

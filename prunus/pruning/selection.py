@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from prunus.errors import DensityError, ModelError, NotPrunedWarning
-from prunus.masks import check_boolean, check_masks
+from prunus.masks import all_kept, check_boolean, check_masks
 from prunus.pruning.obs.method import PruningMethod
 from prunus.pruning.prunable import grouped_by_reason, prunable_weights, skipped_parameters
 from prunus.pruning.scopes import Scope
@@ -63,7 +63,7 @@ def select_weights(
         scope: A pattern such as 2:4 does not fit every layer.
         include: As for `prunable_weights`.
         exclude: As for `prunable_weights`.
-        within: Earlier masks, of all weights that are pruned.
+        within: Earlier masks; a weight without one is kept as a whole.
         strict: Whether a weight that the method or the scope cannot prune is an error. Otherwise it is left out, with
             a NotPrunedWarning and a reason in `skipped`.
 
@@ -122,9 +122,9 @@ def select_weights(
     skipped = skipped_parameters(model, include, exclude) | reasons
     skipped = {name: skipped[name] for name, _ in model.named_parameters() if name in skipped}
     earlier = masks_of_torch(model, weights)
-    if within is not None and earlier is not None:
+    if within is not None:
         earlier = {
             name: mask & within[name].to(mask.device) if name in within else mask
-            for name, mask in earlier.items()
+            for name, mask in (earlier or all_kept(weights)).items()
         }
-    return PruneSelection(weights, skipped, within if earlier is None else earlier, view)
+    return PruneSelection(weights, skipped, earlier, view)

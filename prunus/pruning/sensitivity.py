@@ -14,13 +14,12 @@ from torch import nn
 from prunus.data.examples import DEFAULT_NUM_EXAMPLES, Batch, Calibration, Examples, sample_examples
 from prunus.errors import DensityError
 from prunus.masks import apply_masks
-from prunus.modules import check_initialized
+from prunus.modules import check_initialized, copied
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.progress import tracked
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Layer
 from prunus.pruning.statistics import Criterion, Statistics, as_criterion, collect
-from prunus.pruning.weights import copied
 from prunus.registry import lookup
 from prunus.training.evaluate import evaluate
 from prunus.training.evaluation import MetricFunction
@@ -130,7 +129,7 @@ def choose_densities(curves: Mapping[str, Sequence[SensitivityPoint]], tolerance
     >>> choose_densities({"fc": curve}, 0.5)
     {'fc': 0.5}
     """
-    if tolerance < 0:
+    if not tolerance >= 0:
         raise DensityError(
             f"Expected a tolerance of at least 0 accuracy points, got {tolerance}; increase it."
         )

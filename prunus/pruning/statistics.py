@@ -22,13 +22,12 @@ from torch import Tensor, nn
 from prunus.data.examples import Batch, Calibration, Examples, as_examples, map_tensors
 from prunus.errors import StatisticsError
 from prunus.masks import all_kept
-from prunus.modules import check_initialized
+from prunus.modules import check_initialized, copied
 from prunus.pruning.calibration_checks import check_nonzero, check_reached, run_forward
 from prunus.pruning.obs.diagonals import levenberg_marquardt
 from prunus.pruning.obs.layer_inputs import input_norms
 from prunus.pruning.obs.objective import Objective, check_parameters, make_objective
 from prunus.pruning.scopes import shapes_of
-from prunus.pruning.weights import copied
 from prunus.registry import call_user_function
 from prunus.training.losses import Loss, LossFunction
 from prunus.training.outputs import Forward

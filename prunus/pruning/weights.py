@@ -1,13 +1,13 @@
 """Weights put into the places that a model has for them."""
 
-import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from prunus.errors import ModelError
-from prunus.pruning.computed_weights import computed_weights, refresh_computed_weights
+from prunus.modules import copied
+from prunus.pruning.computed_weights import refresh_computed_weights
 from prunus.types import Params
 
 
@@ -55,50 +55,12 @@ def _refresh(model: nn.Module, weights: Params) -> None:
         refresh_computed_weights(model.get_submodule(path))
 
 
-def copied(model: nn.Module, replaced: Mapping[nn.Parameter, nn.Parameter] | None = None) -> nn.Module:
-    """A deep copy of `model`.
-
-    Args:
-        model: Any module.
-        replaced: What the copy has in place of some parameters; None: a copy of each.
-
-    Returns:
-        The copy.
-
-    Raises:
-        ModelError: It holds tensors that cannot be copied.
-
-    >>> copied(nn.Linear(1, 1)).in_features
-    1
-    """
-    # A tensor that a hook computed (weight_norm, torch.nn.utils.prune) is not a leaf, which deepcopy refuses.
-    memo = {id(t): t.detach().clone() for t in _computed_tensors(model) if not t.is_leaf}
-    memo |= {id(parameter): other for parameter, other in (replaced or {}).items()}
-    try:
-        return copy.deepcopy(model, memo)
-    except Exception as error:  # a user's module may hold anything
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ModelError(
-            f"{type(model).__name__} cannot be copied with copy.deepcopy ({reason}); remove tensors that are results "
-            "of a computation."
-        ) from error
-
-
 def attribute_tensors(model: nn.Module) -> Iterator[Tensor]:
     """Tensors that are attributes of modules, or in lists that are, and neither parameters nor buffers."""
     for module in model.modules():
         for value in vars(module).values():
             values = value if isinstance(value, list) else [value]
             yield from (tensor for tensor in values if isinstance(tensor, Tensor))
-
-
-def _computed_tensors(model: nn.Module) -> Iterator[Tensor]:
-    """The tensors that hooks of torch have computed from parameters; others may be anything."""
-    for module in model.modules():
-        tensors = [vars(module).get(computed.attribute) for computed in computed_weights(module)]
-        if isinstance(module, nn.RNNBase):
-            tensors += module._flat_weights
-        yield from (tensor for tensor in tensors if isinstance(tensor, Tensor))
 
 
 @torch.no_grad()
@@ -128,7 +90,7 @@ def with_weights(model: nn.Module, weights: Params) -> nn.Module:
         p for p in model.parameters()
         if type(p) is nn.Parameter and not p.is_inference() and id(p) not in changed
     ]  # fmt: skip
-    replaced = {p: nn.Parameter(p.detach(), p.requires_grad) for p in plain}
+    replaced: dict[Tensor, Tensor] = {p: nn.Parameter(p.detach(), p.requires_grad) for p in plain}
     for name, parameter in _parameters_to_set(model, weights).items():
         value = weights[name].detach().to(parameter)
         if value.stride() != parameter.stride():

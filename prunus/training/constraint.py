@@ -63,7 +63,8 @@ class NoConstraint:
         """Raise CheckpointError unless `state` is empty."""
         if state:
             raise CheckpointError(
-                f"The checkpoint was made under a constraint ({', '.join(state)}), this run has none."
+                f"Expected the checkpoint of a training without a constraint, got one with the state of a constraint "
+                f"({', '.join(state)}); delete it to train from the start."
             )
 
 

@@ -1,14 +1,13 @@
 """Distillation: a network is trained on the outputs of another one."""
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunus.data.examples import Batch, labels_of
-from prunus.errors import ModelError, SpecError, StatisticsError
-from prunus.modules import check_module
+from prunus.errors import SpecError, StatisticsError
+from prunus.modules import check_module, copied
+from prunus.training.evaluation import labels_of_loss
 from prunus.training.losses import LOSSES, LossFunction, loss_rows
 from prunus.training.outputs import Forward, call_model, output_field, output_tensor
 from prunus.types import IGNORE_INDEX
@@ -34,7 +33,7 @@ def distillation_loss(
         A loss (outputs, batch) -> scalar, as `prunus.train`, `prunus.compress` and `prunus.evaluate` take it. Outputs
         are logits [B, C], or [B, T, C] and [B, C, H, W] with a label each; ignored labels do not count. Where the
         outputs contain a loss, as those of Hugging Face transformers do, it is the first term: such a model shifts the
-        labels of a language model itself.
+        labels of a language model itself, and the second term is that of the positions that count in the first one.
 
     Raises:
         SpecError: The temperature or the fraction is out of range.
@@ -55,37 +54,33 @@ def distillation_loss(
     if not 0 <= soft_fraction <= 1:
         raise SpecError(f"Expected a soft_fraction from 0 to 1, got {soft_fraction}.")
     check_module(teacher)
-    try:
-        teacher = copy.deepcopy(teacher).eval().requires_grad_(requires_grad=False)
-    except Exception as error:  # a user's module may hold anything
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ModelError(
-            f"{type(teacher).__name__} cannot be copied with copy.deepcopy ({reason}); pass a teacher without computed "
-            "weights, for example after torch.nn.utils.prune.remove."
-        ) from error
+    teacher = copied(teacher).eval().requires_grad_(requires_grad=False)
 
     def loss(outputs: object, batch: Batch) -> Tensor:
         with torch.no_grad():
             of_teacher = output_tensor(teacher, call_model(teacher, batch, forward))
-        logits, labels = _counted_rows(output_tensor(teacher, outputs), labels_of(batch))
-        targets, _ = _counted_rows(of_teacher, labels_of(batch))
+        logits, labels = _rows(output_tensor(teacher, outputs), batch)
+        targets, _ = _rows(of_teacher, batch)
+        own_loss, batch_labels = output_field(outputs, "loss"), labels_of(batch)
+        if own_loss is not None and batch_labels is not None:
+            counted = labels_of_loss(logits.detach(), batch_labels, own_loss.detach())
+            labels = labels if counted is None else counted
         if logits.shape != targets.shape:
             raise StatisticsError(
                 f"Expected a teacher with the classes of the network, {logits.shape[1]}, got {targets.shape[1]}; pass "
                 "another teacher, or a forward that returns these classes."
             )
+        is_counted = labels != IGNORE_INDEX
+        if not is_counted.all():
+            logits, targets, labels = logits[is_counted], targets[is_counted], labels[is_counted]
         soft = F.cross_entropy(logits / temperature, (targets / temperature).softmax(1))
-        own_loss = output_field(outputs, "loss")
         hard = F.cross_entropy(logits, labels) if own_loss is None else own_loss
         return (1 - soft_fraction) * hard + soft_fraction * temperature**2 * soft
 
     return loss
 
 
-def _counted_rows(outputs: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The logits [M, C] in float32 or wider, and the labels [M], of the labels that count."""
-    logits, targets = loss_rows(outputs, labels, LOSSES["cross_entropy"])
-    counts = targets != IGNORE_INDEX
-    if logits.dtype.itemsize < 4:  # autocast
-        logits = logits.float()
-    return (logits, targets) if counts.all() else (logits[counts], targets[counts])
+def _rows(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The logits [M, C] in float32 or wider, and the labels [M]."""
+    logits, labels = loss_rows(outputs, labels_of(batch), LOSSES["cross_entropy"])
+    return logits.float() if logits.dtype.itemsize < 4 else logits, labels  # autocast

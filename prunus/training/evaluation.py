@@ -105,13 +105,14 @@ class Totals:
             num_classes = self.num_classes or int(labels.max()) + 1
             if labels.ndim == 1:
                 return check_logits(self.model, logits, len(labels), num_classes), labels
-            rows = loss_rows(logits, labels, LOSSES["cross_entropy"])
-            check_logits(self.model, rows[0], len(rows[1]), num_classes)
+            rows, flat_labels = loss_rows(logits, labels, LOSSES["cross_entropy"])
+            check_logits(self.model, rows, len(flat_labels), num_classes)
         except (ModelError, StatisticsError) as error:
             if not (self.loss_function is None and self.metric is None and model_loss is None):
                 return None
             raise error if isinstance(error, ModelError) else ModelError(str(error)) from error
-        return _aligned(rows, logits, labels, model_loss)
+        counted = labels_of_loss(rows, labels, model_loss)
+        return None if counted is None else (rows, counted)
 
     def _metric(self, batch: Batch, output: object) -> float:
         assert self.metric is not None
@@ -132,20 +133,28 @@ class Totals:
         return Evaluation(float(self.loss) / self.num_labels, accuracy, self.num_labels, metric)
 
 
-def _aligned(
-    rows: tuple[Tensor, Tensor], logits: Tensor, labels: Tensor, own_loss: Tensor | None
-) -> tuple[Tensor, Tensor] | None:
-    """The logits and labels whose cross-entropy is the loss that the model returns.
+def labels_of_loss(rows: Tensor, labels: Tensor, model_loss: Tensor | None) -> Tensor | None:
+    """The labels whose cross-entropy is the loss that a model returns.
 
     A causal language model of Hugging Face transformers compares the logits of a position with the next label.
+
+    Args:
+        rows: Logits [M, C] of the M labels.
+        labels: Labels of any shape.
+        model_loss: The loss that the model returns, a scalar; None: it returns none.
+
+    Returns:
+        A label [M] of each row, `IGNORE_INDEX` where none counts; None where the loss is another one.
     """
-    if own_loss is None:
-        return rows
-    candidates = [rows]
-    if labels.ndim == 2 and labels.shape[1] > 1 and logits.shape[:2] == labels.shape:
-        candidates.append((logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()))
-    tolerance = 1e-2 if own_loss.dtype.itemsize < 4 else 1e-4
-    for pair in candidates:
-        if torch.isclose(F.cross_entropy(*pair).double(), own_loss.double(), rtol=tolerance):
-            return pair
+    candidates = [labels.flatten()]
+    if model_loss is None:
+        return candidates[0]
+    if labels.ndim == 2:
+        candidates.append(F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX).flatten())
+    tolerance = 1e-2 if model_loss.dtype.itemsize < 4 else 1e-4
+    for candidate in candidates:
+        loss = F.cross_entropy(rows, candidate, ignore_index=IGNORE_INDEX).double()
+        # Both are NaN where all labels are ignored.
+        if torch.isclose(loss, model_loss.double(), rtol=tolerance, equal_nan=True):
+            return candidate
     return None

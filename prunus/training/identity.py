@@ -68,7 +68,7 @@ def training_identity(training: Trainer, data: Dataset, seed: int) -> Identity:
             for f in fields(recipe)
             if f.metadata.get("identity", True)
         },
-        "seed": seed,
+        "seed": int(seed),
         "first step": state.step,
         "backend": training.backend.name,
         "number of processes": training.processes,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunus.data.examples import Batch, labels_of
-from prunus.errors import PrunusError, SpecError, StatisticsError
+from prunus.errors import PrunusError, SpecError, StatisticsError, reason_of
 from prunus.registry import lookup
 from prunus.training.outputs import output_field, output_tensor
 from prunus.types import IGNORE_INDEX
@@ -119,11 +119,12 @@ def mean_loss(model: nn.Module, output: object, batch: Batch, loss: AnyLoss | No
     if not isinstance(loss, Loss):
         try:
             value = loss(output, batch)
-        except PrunusError:
+        except (PrunusError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a user's function may fail in any way
-            why = next(iter(str(error).splitlines()), type(error).__name__)
-            raise StatisticsError(f"loss(outputs, batch) failed: {type(error).__name__}: {why}") from error
+            raise StatisticsError(
+                f"loss(outputs, batch) failed: {type(error).__name__}: {reason_of(error)}"
+            ) from error
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             raise StatisticsError(

@@ -6,7 +6,9 @@ in [0, 1).
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
 
 from prunus.registry import lookup
 
@@ -51,6 +53,10 @@ class Recipe:
     source: str = field(default="", metadata={"identity": False})
     """Where the settings come from."""
 
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            object.__setattr__(self, setting.name, _without_numpy(getattr(self, setting.name)))
+
     def replace(self, **changes: object) -> "Recipe":
         """The same recipe with some settings changed.
 
@@ -58,6 +64,13 @@ class Recipe:
         1
         """
         return replace(self, **changes)  # type: ignore[arg-type]
+
+
+def _without_numpy(value: object) -> object:
+    """Numbers of NumPy as those of Python, which torch and JSON take everywhere."""
+    if isinstance(value, tuple):
+        return tuple(map(_without_numpy, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def constant(t: float) -> float:

@@ -93,11 +93,15 @@ def test_deep_compression_in_an_own_loop_equals_that_of_prunus_bit_for_bit(data,
     seeds = iter([derive_seed(5, "retrain", 1), derive_seed(5, "finetune")])
 
     def fit(model, constraint):
+        model.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)  # replaces the parameters
         optimizer = torch.optim.Adam(
             model.parameters(), lr=RECIPE.learning_rate, weight_decay=RECIPE.weight_decay, fused=True
         )
         constraint.attach(optimizer)
         own_loop(model, optimizer, data.train, next(seeds))
+        model.load_state_dict(
+            copy.deepcopy(model.state_dict()), assign=True
+        )  # as the best weights of a training
 
     compressed = prunus.compress(
         network(), tmp_path / "fit.prunus", data=data, preset=recipe, seed=5, fit=fit

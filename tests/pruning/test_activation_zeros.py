@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import prunus
 from prunus.errors import StatisticsError
@@ -30,6 +31,13 @@ def test_zeros_are_counted_where_a_layer_reads_its_inputs():
     assert zeros["shared"] == pytest.approx((int((first == 0).sum()) + 14) / 28)
     assert model.training
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_layers_that_compute_their_weights_have_their_own_names():
+    model = nn.Sequential(
+        nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), prune.identity(nn.Linear(2, 1), "weight")
+    )
+    assert list(prunus.activation_zeros(model, torch.ones(5, 2))) == ["0", "1"]
 
 
 def test_dropout_is_not_counted():

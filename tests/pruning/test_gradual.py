@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
@@ -104,6 +105,21 @@ def test_a_killed_training_continues_with_the_same_bits(done):
     train(resumed, optimizer, again, 8 - done)
     assert all(torch.equal(again.masks[name], mask) for name, mask in pruning.masks.items())
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters(), strict=True))
+
+
+def test_a_compiled_model_is_pruned_under_the_names_of_its_module():
+    model = network()
+    compiled, optimizer = torch.compile(model, backend="eager"), adamw(model)
+    settings = {"rounds": 2, "every": np.int64(1), "exclude": ["0.weight"]}
+    pruning, other = (
+        prunus.GradualPruning("cubic", trained, 0.25, optimizer, **settings) for trained in (compiled, model)
+    )
+    assert pruning.step()
+    assert list(pruning.masks) == ["2.weight"]
+    other.load_state_dict(pruning.state_dict())
+    pruning.load_state_dict(other.state_dict())
+    assert pruning.step()
+    assert pruning.density == 0.25
 
 
 def test_each_seed_and_each_round_has_random_scores_of_its_own():

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import threading
 import warnings
 from dataclasses import replace
 
@@ -135,6 +136,24 @@ def test_prune_within_masks_keeps_pruned_weights_pruned(model):
     prunus.prune(model, 0.5, criterion="random", within=outer)
     for name, mask in outer.items():
         assert not model.get_parameter(name)[~mask].any()
+
+
+@pytest.mark.parametrize("method", ["magnitude", "sparse_gpt"])
+def test_a_weight_without_an_earlier_mask_is_kept_as_a_whole(method, model, data):
+    other, mask = copy.deepcopy(model), torch.rand_like(model[1].weight) < 0.6
+    ones = {name: torch.ones_like(w, dtype=torch.bool) for name, w in prunable_weights(model).items()}
+    options = {"criterion": method, "calibration": data.train.inputs}
+    prunus.prune(model, 0.5, within={"1.weight": mask}, **options)
+    prunus.prune(other, 0.5, within=ones | {"1.weight": mask}, **options)
+    assert not changed(model.state_dict(), other)
+    assert not model[1].weight[~mask].any()
+
+
+def test_a_model_that_cannot_be_copied_is_refused_by_name():
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)))
+    model.lock = threading.Lock()
+    with pytest.raises(ModelError, match="Sequential cannot be copied"):
+        prunus.prune(model, 0.5)
 
 
 def test_prune_accepts_functions_scores_and_values(model):

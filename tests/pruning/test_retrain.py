@@ -139,6 +139,20 @@ def test_scaled_dropout_follows_the_formula_and_is_restored(mlp):
     assert mlp[3].p == 0.1
 
 
+def test_dropout_is_scaled_by_any_layer_whose_weights_are_masked():
+    model = nn.Sequential(
+        nn.Dropout(0.4),
+        nn.LSTM(4, 4),
+        nn.Dropout(0.4),
+        nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
+    )
+    weights = prunable_weights(model)
+    densities = dict.fromkeys(weights, 0.25) | {"3.parametrizations.weight.original1": 0.5}
+    masks = Layer().select({name: torch.rand_like(weight) for name, weight in weights.items()}, densities)
+    expected = {"0": 0.4 * sqrt(0.25), "2": 0.4 * sqrt(0.5)}
+    assert retraining_dropout_rates(model, masks) == pytest.approx(expected)
+
+
 def test_killed_procedure_resumes_to_the_same_bits(mlp, data, tmp_path):
     uninterrupted, parts, fresh = (copy.deepcopy(mlp) for _ in range(3))
     expected = go(uninterrupted, data, iterative(0.2, 3))
@@ -190,6 +204,8 @@ def test_densities_are_chosen_by_tolerance():
     assert choose_densities({"a": curve}, 100) == {"a": 0.05}
     with pytest.raises(DensityError, match="-1"):
         choose_densities({"a": curve}, -1)
+    with pytest.raises(DensityError, match="nan"):
+        choose_densities({"a": curve}, float("nan"))
 
 
 def test_emptied_layer_warns(data):
@@ -231,6 +247,19 @@ def test_a_training_loop_of_ones_own_in_the_place_of_recipes(data):
     assert not ours.training
     assert [len(calls), calls[-1].verify()] == [2, 0]
     assert not ours[1].weight._post_accumulate_grad_hooks  # detached
+
+
+def test_a_fit_may_replace_the_parameters():
+    """As `load_state_dict(..., assign=True)` does with the best weights of a training."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3, bias=False)
+    before = model.weight.detach().clone()
+
+    def double(trained, masks):
+        trained.load_state_dict({"weight": 2 * trained.weight.detach()}, assign=True)
+
+    rounds = prune_and_retrain(model, None, [0.5, 0.25], fit=double)
+    assert torch.equal(model.weight, torch.where(rounds[-1].masks["weight"], 4 * before, 0.0))
 
 
 def test_a_fit_that_does_not_fit_is_refused(mlp, data):

@@ -4,6 +4,7 @@ import copy
 import random
 import struct
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -173,6 +174,18 @@ def test_checkpoint_may_be_named_by_a_string(tmp_path):
     assert states_equal(done.model, again.model)
     assert (tmp_path / "run").is_file()
     assert (tmp_path / "compression" / "finetune.safetensors").is_file()
+
+
+def test_checkpoint_of_numbers_of_numpy_is_that_of_the_same_numbers(tmp_path):
+    recipe = Recipe(
+        epochs=np.int64(2), learning_rate=np.float32(0.01), batch_size=np.int32(20), lr_schedule="steps",
+        milestones=(np.float32(0.5),),
+    )  # fmt: skip
+    train(network(), dataset(), recipe, checkpoint=tmp_path / "run", seed=np.int64(3))
+    plain = recipe.replace(epochs=2, learning_rate=float(np.float32(0.01)), batch_size=20, milestones=(0.5,))
+    epochs = []
+    train(network(), dataset(), plain, checkpoint=tmp_path / "run", seed=3, report=epochs.append)
+    assert not epochs  # the whole training comes from the checkpoint
 
 
 def test_checkpoint_under_another_constraint_is_refused(tmp_path):

@@ -1,5 +1,7 @@
 """The loss of distillation: its gradient, labels that are ignored, and training under it."""
 
+from functools import partial
+
 import pytest
 import torch
 from tiny_networks import mlp
@@ -51,6 +53,19 @@ def test_loss_of_the_outputs_is_the_first_term():
     assert torch.equal(soft(outputs, batch), soft(logits, batch))
 
 
+def test_soft_loss_of_a_language_model_is_that_of_the_positions_that_predict_the_labels():
+    logits, of_teacher = torch.randn(2, 5, 7), torch.randn(2, 5, 7)
+    labels = torch.randint(7, (2, 5))
+    labels[:, :3] = -100
+    model_loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    outputs, batch = {"logits": logits, "loss": model_loss}, {"input_ids": labels, "labels": labels}
+    teacher = nn.Identity()
+    loss = distillation_loss(teacher, soft_fraction=1.0, temperature=1.0, forward=lambda *_: of_teacher)
+    rows, targets = logits[:, 2:4].flatten(0, 1), of_teacher[:, 2:4].flatten(0, 1)
+    expected = nn.functional.cross_entropy(rows, targets.softmax(1))
+    assert torch.allclose(loss(outputs, batch), expected)
+
+
 def test_bfloat16_outputs_are_compared_in_float32():
     teacher, batch = mlp(1), (torch.rand(6, 64), torch.arange(6))
     outputs = torch.randn(6, 10).bfloat16()
@@ -90,10 +105,24 @@ def test_teacher_that_is_no_module_is_refused(teacher):
         distillation_loss(teacher)
 
 
-def test_teacher_with_computed_weights_is_refused_in_one_sentence():
-    teacher = prune.l1_unstructured(nn.Linear(64, 10), "weight", 0.5)
-    teacher(torch.rand(2, 64))
-    with pytest.raises(ModelError, match=r"Linear cannot be copied .* after torch\.nn\.utils\.prune\.remove"):
+@pytest.mark.parametrize(
+    "compute_weight",
+    [partial(prune.l1_unstructured, amount=0.5), nn.utils.weight_norm, nn.utils.spectral_norm],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_teacher_with_computed_weights_is_copied_after_a_forward_pass(compute_weight):
+    teacher = compute_weight(nn.Linear(64, 10), "weight").eval()
+    batch, outputs = (torch.rand(6, 64), torch.arange(6)), torch.randn(6, 10)
+    expected = distillation_loss(teacher)(outputs, batch)
+    teacher(batch[0])
+    assert not teacher.weight.is_leaf
+    assert torch.equal(distillation_loss(teacher)(outputs, batch), expected)
+
+
+def test_teacher_that_cannot_be_copied_is_refused():
+    teacher = nn.Linear(64, 10)
+    teacher.last_output = teacher(torch.rand(2, 64))
+    with pytest.raises(ModelError, match="Linear cannot be copied"):
         distillation_loss(teacher)
 
 

@@ -89,6 +89,23 @@ def test_outputs_of_a_causal_language_model_are_compared_with_the_next_token():
     assert masked.n == int((targets != -100).sum())
 
 
+def test_a_batch_of_a_language_model_whose_labels_are_all_ignored_does_not_count():
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=20, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = transformers.LlamaForCausalLM(config)
+    ids = torch.randint(0, 20, (2, 6))
+    none = torch.full_like(ids, -100)
+    only_first = torch.cat([ids[:, :1], none[:, 1:]], 1)  # it is the next token of none
+    batch, *others = ({"input_ids": ids, "labels": targets} for targets in (ids, none, only_first))
+    expected = evaluate(model, [batch])
+    assert expected.n == 10
+    for other in others:
+        assert evaluate(model, [batch, other]) == expected
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_models_of_other_float_types_take_float32_data(dtype, small_data):
     torch.manual_seed(0)

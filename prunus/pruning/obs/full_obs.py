@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.func import jacrev, vmap
 
 from prunus.data.examples import iter_tensors
-from prunus.errors import ModelError, NonFiniteError, StatisticsError
+from prunus.errors import ModelError, NonFiniteError, StatisticsError, reason_of
 from prunus.pruning.calibration_checks import check_nonzero
 from prunus.pruning.masks import check_finite
 from prunus.pruning.obs.method import LossMethod, check_damping
@@ -189,7 +189,7 @@ def gauss_newton_factors(objective: Objective) -> Iterator[Tensor]:
         except RuntimeError as error:
             raise ModelError(
                 f"The outputs of {type(objective.model).__name__} cannot be differentiated for several examples at "
-                f"once ({next(iter(str(error).splitlines()), '')[:80]}); choose another method, such as fisher."
+                f"once ({reason_of(error)[:80]}); choose another method, such as fisher."
             ) from error
         with torch.no_grad():
             root = loss.hessian_root(objective.outputs(objective.weights, batch), targets)

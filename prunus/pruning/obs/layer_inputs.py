@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.data.examples import Calibration, as_examples, iter_tensors
-from prunus.errors import ModelError
+from prunus.errors import ModelError, reason_of
 from prunus.pruning.calibration_checks import (
     check_finite_inputs,
     run_forward,
@@ -202,7 +202,7 @@ class _HookedLayer:
         except RuntimeError as error:
             raise ModelError(
                 f"Expected inputs that a {type(module).__name__} multiplies for the layer of {self.name!r}, got shape "
-                f"{tuple(x.shape)} ({next(iter(str(error).splitlines()), '')}); exclude {self.name!r}."
+                f"{tuple(x.shape)} ({reason_of(error)}); exclude {self.name!r}."
             ) from error
 
     def compare_output(self, module: nn.Module, arguments: tuple[Tensor, ...], output: object) -> None:

@@ -10,10 +10,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from prunus.data.examples import Batch, Calibration, Examples, as_examples, replace_tensors
 from prunus.errors import ModelError, NonFiniteError, StatisticsError
+from prunus.modules import copied
 from prunus.pruning.calibration_checks import check_finite_inputs, check_reached, run_forward
 from prunus.pruning.masks import check_finite
 from prunus.pruning.structured.graph import TracedGraph, trace_model
-from prunus.pruning.weights import copied, with_weights
+from prunus.pruning.weights import with_weights
 from prunus.training.losses import LOSSES, Loss, LossFunction, check_labels, find_loss, loss_rows, mean_loss
 from prunus.training.outputs import Forward, call_model, output_field, output_tensor
 from prunus.types import IGNORE_INDEX, Params
@@ -155,7 +156,6 @@ def make_objective(
     targets: Tensor | None = None,
     *,
     loss: str | Loss | LossFunction | None = "cross_entropy",
-    dtype: torch.dtype | None = None,
     forward: Forward | None = None,
 ) -> Objective:
     """The mean loss of `model`, in evaluation mode, on examples, as a function of `weights`.
@@ -164,12 +164,11 @@ def make_objective(
         model: Any module; copied, so that training it later changes nothing.
         weights: Some of its parameters by name, as `prunable_weights` or `named_parameters` gives them.
         inputs: Examples in any form, or inputs [N, ...] alone where `targets` are given. Floating-point tensors are
-            converted to `dtype`; integers, such as tokens, are not. Examples with a label to ignore are left out.
+            converted to the dtype of the weights, and to float32 for weights of 16 bits (unless the forward pass takes
+            these alone); integers, such as tokens, are not. Examples with a label to ignore are left out.
         targets: Labels [N], or numbers [N, C] for squared_error.
         loss: A key of LOSSES, a Loss, a function (outputs, batch) -> mean loss, or None: the loss that the outputs
             contain, else cross-entropy.
-        dtype: What to compute in; None: the dtype of the weights, and float32 for those of 16 bits (unless the
-            forward pass takes these alone).
         forward: (model, batch) -> outputs; None: the model is called with the inputs.
 
     Returns:
@@ -197,9 +196,9 @@ def make_objective(
     weight_dtype = next(iter(weights.values())).dtype
     promoted = torch.float32 if weight_dtype.itemsize < 4 else weight_dtype
     try:
-        return _in_dtype(objective, weights, dtype or promoted)
+        return _in_dtype(objective, weights, promoted)
     except StatisticsError:
-        if dtype is not None or promoted == weight_dtype:
+        if promoted == weight_dtype:
             raise
     # The forward converts its inputs to the dtype of its weights.
     return _in_dtype(objective, weights, weight_dtype)

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, fx, nn
 
-from prunus.errors import ModelError
+from prunus.errors import ModelError, reason_of
 from prunus.modules import check_module
 from prunus.pruning.structured.edits import merge_edits, set_attributes
 from prunus.pruning.structured.graph import (
@@ -155,12 +155,12 @@ def remove_blocks(
     removed = [lookup("residual block", blocks, name) for name in names]
     check_removable(model, example_inputs, removed)
     edits = _edits_of(removed)
-    gone = {
+    removed_ids = {
         id(p) for block in removed for path in block.modules for p in model.get_submodule(path).parameters()
     }
     set_attributes(model, edits)
     if optimizer is not None:
-        _forget(optimizer, gone - {id(p) for p in model.parameters()})
+        _forget(optimizer, removed_ids - {id(p) for p in model.parameters()})
     model.edited_attributes = merge_edits(getattr(model, "edited_attributes", {}), edits)  # type: ignore[assignment]
     return model
 
@@ -184,10 +184,9 @@ def check_removable(model: nn.Module, example_inputs: object, blocks: Sequence[R
         error, tolerance = difference_of_outputs(model, as_arguments(example_inputs), set_to_zero, remove)
     except ModelError as problem:
         cause = problem.__cause__ or problem
-        why = next(iter(str(cause).splitlines()), type(cause).__name__)
         raise ModelError(
-            f"{type(model).__name__} does not run without {what} ({why}); keep what cannot be removed. The model is "
-            "unchanged."
+            f"{type(model).__name__} does not run without {what} ({reason_of(cause)}); keep what cannot be removed. "
+            "The model is unchanged."
         ) from cause
     if not error <= tolerance:
         raise ModelError(

@@ -10,6 +10,7 @@ keeps; a higher level never keeps fewer. The highest level whose cost is within 
 from collections.abc import Callable, Mapping, Sequence
 from math import isnan, prod
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -51,7 +52,9 @@ class Ranking:
         """
         if scope not in ("layer", "global"):
             raise DensityError(f"Expected the scope 'layer' or 'global', got {scope!r}.")
-        if not all(isinstance(number, int) and number >= 1 for number in (round_to, min_channels)):
+        if not all(
+            isinstance(number, int | np.integer) and number >= 1 for number in (round_to, min_channels)
+        ):
             raise DensityError(
                 f"Expected integers of at least 1 as round_to and min_channels, got {round_to!r}, {min_channels!r}."
             )
@@ -115,7 +118,7 @@ def fit_budget(ranking: Ranking, cost: Callable[[Removed], float], limit: float,
         DensityError: The cost is above the limit even if every group keeps its smallest number of channels.
     """
     least = cost(ranking.removed(0))
-    if not isinstance(least, int | float) or isnan(least):
+    if not isinstance(least, int | float | np.number) or isnan(least):
         raise DensityError(f"Expected a number as the {what} of the smaller model, got {least!r}.")
     if least > limit:
         raise DensityError(

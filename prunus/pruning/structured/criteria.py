@@ -56,7 +56,7 @@ class FilterStatistics:
     loss: str | AnyLoss | None = None
     seed: int = 0
 
-    @property
+    @cached_property
     def examples(self) -> Examples:
         """The calibration examples. Raises StatisticsError where there are none."""
         if self.calibration is None:
@@ -274,6 +274,7 @@ def _geometric_median(stats: FilterStatistics) -> Scores:
         members = [m for m in group.members if m.name in weights]
         rows = [m for m in members if m.dim == 0 and weights[m.name].dim() > 1] or members
         filters = torch.cat([group.member_values(m, weights[m.name]) for m in rows], 1)
+        filters = filters.to(torch.promote_types(filters.dtype, torch.float32))
         scores[group.name] = torch.cdist(filters, filters).sum(1)
     return scores
 
@@ -298,8 +299,8 @@ def _mean_of_inputs(function: Callable[[Tensor], Tensor], stats: FilterStatistic
     counts = dict.fromkeys(weights, 0)
 
     def add(name: str, inputs: Tensor) -> None:
-        is_linear = weights[name].dim() == 2
-        values = function(inputs).double().movedim(-1 if is_linear else 1, 0).flatten(1)
+        axis = inputs.dim() + 1 - weights[name].dim()  # of the channels; there may be no axis of examples
+        values = function(inputs).double().movedim(axis, 0).flatten(1)
         totals[name] = totals[name] + values.sum(1)
         counts[name] += values.shape[1]
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from prunus.errors import ModelError
 from prunus.masks import apply_masks
+from prunus.modules import copied
 from prunus.pruning.structured.analysis import analyze
 from prunus.pruning.structured.edits import select_indices, set_data
 from prunus.pruning.structured.flows import ChannelFlow, channel_flows
@@ -24,7 +25,6 @@ from prunus.pruning.structured.graph import Inputs, module_paths
 from prunus.pruning.structured.groups import Analysis, kept_indices
 from prunus.pruning.structured.plan import SlimPlan
 from prunus.pruning.structured.verify import largest_difference, outputs_of
-from prunus.pruning.weights import copied
 from prunus.training.modes import eval_mode
 from prunus.types import MaskDict
 

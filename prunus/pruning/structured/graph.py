@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from prunus.data.examples import iter_tensors
-from prunus.errors import ModelError
+from prunus.errors import ModelError, reason_of
 from prunus.modules import check_initialized
 from prunus.pruning.layer_checks import has_forward_of_torch
 from prunus.training.modes import eval_mode
@@ -291,14 +291,12 @@ def _export_error(model: nn.Module, inputs: Inputs, error: Exception) -> ModelEr
         with torch.no_grad():
             model(*inputs[0], **inputs[1])
     except Exception as cause:
-        why = next(iter(str(cause).splitlines()), type(cause).__name__)
         return ModelError(
-            f"{name} does not take example inputs of shapes {shapes}: {why}; pass what it takes."
+            f"{name} does not take example inputs of shapes {shapes}: {reason_of(cause)}; pass what it takes."
         )
     frame = _user_frame(error)
-    why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     advice = next((text for part, text in EXPORT_ADVICE.items() if part in str(error)), CONTROL_FLOW)
-    return ModelError(f"{name} cannot be exported with torch.export{frame} ({why}); {advice}.")
+    return ModelError(f"{name} cannot be exported with torch.export{frame} ({reason_of(error)}); {advice}.")
 
 
 CONTROL_FLOW = (

@@ -5,9 +5,10 @@ from typing import Any
 
 from torch import nn
 
+from prunus.data.examples import as_examples
+from prunus.modules import copied
 from prunus.pruning.structured.plan import SlimPlan
 from prunus.pruning.structured.slim import slim
-from prunus.pruning.weights import copied
 
 
 def group_sensitivity(
@@ -40,6 +41,8 @@ def group_sensitivity(
         >>> group_sensitivity(model, torch.zeros(1, 4), lambda smaller: smaller[0].out_features, [0.5, 0.25])
         {'0.weight': {0.5: 4, 0.25: 2}}
     """
+    if options.get("calibration") is not None:
+        options["calibration"] = as_examples(options["calibration"])  # an iterator can be read only once
     results: dict[str, dict[float, float]] = {}
     for density in densities:
         plan = slim(model, example_inputs, density=density, **options)

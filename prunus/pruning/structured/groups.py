@@ -94,6 +94,7 @@ class Group:
         for member in self.members:
             if member.name in scores:
                 tensor = scores[member.name]
+                tensor = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
                 others = [dim for dim in range(tensor.dim()) if dim != member.dim]
                 sums = tensor.sum(others) if others else tensor
                 total = total.to(sums) + sums[member.indices.to(sums.device)].sum(1)

@@ -32,15 +32,16 @@ def measure_latency(model: nn.Module, example_inputs: object, batch_size: int | 
     >>> 0 < measure_latency(nn.Linear(2, 2), torch.zeros(1, 2), batch_size=32) < 1
     True
     """
-    args, kwargs = pytree.tree_map(lambda x: _repeat(x, batch_size), as_arguments(example_inputs))
+    inputs = pytree.tree_map(lambda x: _repeat(x, batch_size), as_arguments(example_inputs))
+    args, kwargs = inputs
     seconds: list[float] = []
     with eval_mode(model), torch.no_grad():
         model(*args, **kwargs)
         while len(seconds) < MIN_RUNS or (len(seconds) < MAX_RUNS and sum(seconds) < SECONDS):
-            _synchronize(args)
+            _synchronize(inputs)
             start = time.perf_counter()
             model(*args, **kwargs)
-            _synchronize(args)
+            _synchronize(inputs)
             seconds.append(time.perf_counter() - start)
     return min(seconds)
 
@@ -52,6 +53,6 @@ def _repeat(value: object, batch_size: int | None) -> object:
     return value.repeat(times, *[1] * (value.dim() - 1))[:batch_size]
 
 
-def _synchronize(args: tuple[object, ...]) -> None:
-    if any(isinstance(x, Tensor) and x.device.type == "cuda" for x in pytree.tree_leaves(args)):
+def _synchronize(inputs: object) -> None:
+    if any(isinstance(x, Tensor) and x.device.type == "cuda" for x in pytree.tree_leaves(inputs)):
         torch.cuda.synchronize()

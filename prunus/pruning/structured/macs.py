@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from prunus.errors import ModelError
+from prunus.errors import ModelError, reason_of
 from prunus.modules import check_module, unwrapped
 from prunus.pruning.structured.graph import as_arguments, exact_attention
 from prunus.training.modes import eval_mode
@@ -41,9 +41,8 @@ def count_macs(model: nn.Module, example_inputs: object) -> int:
         with counter, eval_mode(model), exact_attention(), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
             model(*args, **kwargs)
     except Exception as error:  # the user's forward may fail in any way
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(
-            f"Expected inputs that {type(model).__name__} takes, but its forward failed: {reason}"
+            f"Expected inputs that {type(model).__name__} takes, but its forward failed: {reason_of(error)}"
         ) from error
     return counter.get_total_flops() // 2
 

@@ -92,7 +92,8 @@ def check_optimizer(model: nn.Module, optimizer: object) -> None:
     stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not any(id(p) in stepped for p in model.parameters()):
         raise ModelError(
-            f"Expected an optimizer of this {type(model).__name__}, got one that steps none of its parameters."
+            f"Expected an optimizer of this {type(model).__name__}, got one that steps none of its parameters; make a "
+            "new optimizer of model.parameters()."
         )
     if any(isinstance(value, list) for state in optimizer.state.values() for value in state.values()):
         raise ModelError(

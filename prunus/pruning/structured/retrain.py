@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from prunus.data.examples import sample_examples
+from prunus.data.examples import as_examples, sample_examples
 from prunus.data.validation import check_dataset
 from prunus.errors import DensityError, SpecError
 from prunus.pruning.structured.report import SlimReport
@@ -102,7 +102,9 @@ def slim_and_retrain(
         for recipe in retrain:
             check_recipe(recipe)
             check_trainable(model, data, recipe, call=forward, loss=find_loss(loss))
-    if data is not None and options.get("calibration") is None:
+    if options.get("calibration") is not None:
+        options["calibration"] = as_examples(options["calibration"])  # an iterator can be read only once
+    elif data is not None:
         count = min(CALIBRATION_EXAMPLES, len(data.train))
         options["calibration"] = sample_examples(data.train, count, derive_seed(seed, "calibration"))
     rounds: list[SlimRound] = []

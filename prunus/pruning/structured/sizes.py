@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from prunus.errors import ModelError
+from prunus.modules import copied
 from prunus.pruning.structured.graph import module_path, operator_name, source_line
 from prunus.pruning.structured.groups import Analysis, Group, RefusedDimension, kept_indices
 from prunus.pruning.structured.labels import KeptIds, Refusal, SizeConstant
 from prunus.pruning.structured.removal import follows_shapes, remove_channels
 from prunus.pruning.structured.verify import removal_error
-from prunus.pruning.weights import copied
 from prunus.training.modes import eval_mode
 
 MAX_CHOICES = 256

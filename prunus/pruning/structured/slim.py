@@ -3,13 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
+from math import isnan
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from prunus.data.examples import Calibration
 from prunus.errors import DensityError, ModelError
-from prunus.modules import check_module, unwrapped
+from prunus.modules import check_module, copied, unwrapped
 from prunus.pruning.statistics import Criterion
 from prunus.pruning.structured.analysis import analyze
 from prunus.pruning.structured.budgets import Ranking, Removed, count_parameters, fit_budget
@@ -19,7 +21,6 @@ from prunus.pruning.structured.latency import measure_latency
 from prunus.pruning.structured.macs import check_countable
 from prunus.pruning.structured.plan import SlimPlan
 from prunus.pruning.structured.refit import refit_weights
-from prunus.pruning.weights import copied
 from prunus.training.losses import AnyLoss
 from prunus.training.outputs import Forward
 
@@ -177,7 +178,7 @@ def _saved_size(model: nn.Module) -> float:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and not isnan(value)
 
 
 def _why_none(model: nn.Module, analysis: Analysis) -> str:

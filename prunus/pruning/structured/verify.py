@@ -6,7 +6,6 @@ set to zero; buffers are not. Outputs are compared for channels of exact groups;
 groups they differ, and only their shapes are compared.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from prunus.errors import ModelError
+from prunus.errors import ModelError, reason_of
+from prunus.modules import copied
 from prunus.pruning.structured.graph import Inputs, exact_attention, resolve
 from prunus.pruning.structured.removal import KeptIndices, remove_channels
-from prunus.pruning.weights import copied
 from prunus.training.modes import eval_mode
 
 Change = Callable[[nn.Module], object]
@@ -81,7 +80,7 @@ def check_training_mode(
     Raises:
         ModelError: The model does not run without the channels.
     """
-    copy = _copied(model).train()
+    copy = copied(model).train()
     with torch.no_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:
             outputs_of(copy, inputs)
@@ -91,11 +90,10 @@ def check_training_mode(
         try:
             outputs_of(copy, inputs)
         except Exception as error:
-            why = next(iter(str(error).splitlines()), type(error).__name__)
             raise ModelError(
-                f"{type(model).__name__} does not run without the channels in training mode ({why}): {unused[0]!r} is "
-                "not used in evaluation mode, so that its coupling is unknown; name the layers whose outputs "
-                "it reads in exclude=."
+                f"{type(model).__name__} does not run without the channels in training mode ({reason_of(error)}): "
+                f"{unused[0]!r} is not used in evaluation mode, so that its coupling is unknown; name the layers whose "
+                "outputs it reads in exclude=."
             ) from error
 
 
@@ -116,18 +114,11 @@ def difference_of_outputs(
     Raises:
         ModelError: The model does not run after the second change.
     """
-    copy, inputs = _copied(model), _vary(inputs)
+    copy, inputs = copied(model), _vary(inputs)
     try:
         return _compare(copy.double(), _to_double(inputs), set_to_zero, remove), TOLERANCE
     except RuntimeError:  # a part of the model needs its own dtype
-        return _compare(_copied(model), inputs, set_to_zero, remove), LOW_PRECISION_TOLERANCE
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    with warnings.catch_warnings():
-        # torch copies graph modules with a deprecated class of its own
-        warnings.simplefilter("ignore", FutureWarning)
-        return copied(model)
+        return _compare(copied(model), inputs, set_to_zero, remove), LOW_PRECISION_TOLERANCE
 
 
 @torch.no_grad()
@@ -139,10 +130,9 @@ def _compare(model: nn.Module, inputs: Inputs, set_to_zero: Change, remove: Chan
         try:
             actual = outputs_of(model, inputs)
         except Exception as error:
-            why = next(iter(str(error).splitlines()), type(error).__name__)
             raise ModelError(
-                f"{type(model).__name__} does not run without the channels ({why}); a size is written out in its code. "
-                "Exclude these layers, or pass rewrite=True."
+                f"{type(model).__name__} does not run without the channels ({reason_of(error)}); a size is written out "
+                "in its code. Exclude these layers, or pass rewrite=True."
             ) from error
     return largest_difference(expected, actual)
 

@@ -13,7 +13,6 @@ layer sees the inputs that the matrix is multiplied with. Each weight of a view 
 another order; `LayerView.from_view` puts a result back.
 """
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from prunus.errors import ModelError, PrunusError
+from prunus.modules import computed_attribute, copied
 from prunus.pruning.computed_weights import computed_weights
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.views.attention import AttentionView
@@ -248,7 +248,7 @@ def _replace_layers(
     if not replaced:
         return model
     tensors = [*model.parameters(), *model.buffers(), *attribute_tensors(model)]
-    viewed = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    viewed = copied(model, {tensor: tensor for tensor in tensors})
     made = {id(module): make(module) for module in replaced.values()}
     for path in sorted((p for p, m in modules.items() if id(m) in made), key=lambda path: path.count(".")):
         layer = made[id(modules[path])]
@@ -293,9 +293,8 @@ def _with_plain_weights(module: nn.Module) -> nn.Module:
         value = values[attribute] if attribute in values else getattr(module, attribute).detach()
         plain._parameters[attribute] = nn.Parameter(value)
     hooks = module._forward_pre_hooks
-    names = {getattr(h, "_tensor_name", getattr(h, "name", None)): key for key, h in hooks.items()}
-    removed = {key for name, key in names.items() if name in attributes}
-    plain._forward_pre_hooks = type(hooks)({k: h for k, h in hooks.items() if k not in removed})
+    others = {key: hook for key, hook in hooks.items() if computed_attribute(hook) not in attributes}
+    plain._forward_pre_hooks = type(hooks)(others)
     return plain
 
 

@@ -2,9 +2,11 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 import prunus
@@ -132,6 +134,44 @@ def test_activations_are_those_that_the_next_layer_reads():
         scores = score(criterion, model, EXAMPLES[0])
         for name, x in (("conv1.weight", hidden), ("conv2.weight", last)):
             torch.testing.assert_close(scores[name], function(x).mean((0, 2, 3)).double(), rtol=1e-5, atol=0)
+
+
+def test_activations_of_images_without_a_batch_are_those_of_the_channels():
+    model, images = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)), draw(5, 2, 6, 6)
+    one_by_one = score("activation", model, images, forward=lambda m, x: torch.stack([*map(m, x)]))
+    torch.testing.assert_close(one_by_one["0.weight"], score("activation", model, images)["0.weight"])
+
+
+@pytest.mark.parametrize("criterion", ["l1", "geometric_median"])
+def test_scores_of_networks_in_half_precision_have_the_precision_of_single(criterion):
+    model = Net()
+    scores = score(criterion, copy.deepcopy(model).bfloat16())["conv1.weight"]
+    for parameter in model.parameters():
+        parameter.data = parameter.bfloat16().float()
+    torch.testing.assert_close(scores, score(criterion, model)["conv1.weight"], rtol=1e-6, atol=0)
+
+
+def test_calibration_examples_of_an_iterator_are_read_once():
+    model, x = Net().eval(), EXAMPLES[0][:1]
+    settings = {"density": 0.5, "criterion": "taylor", "refit": True}
+    plans = [prunus.slim(model, x, calibration=data, **settings) for data in (EXAMPLES, iter([EXAMPLES]))]
+    assert plans[0].removed == plans[1].removed
+    settings = {"densities": [0.5, 0.25], "criterion": "activation"}
+    measured = [
+        prunus.group_sensitivity(
+            model, x, lambda net: net.fc.weight.sum().item(), calibration=data, **settings
+        )
+        for data in (EXAMPLES, iter([EXAMPLES]))
+    ]
+    assert measured[0] == measured[1]
+
+
+def test_latency_on_a_gpu_waits_for_inputs_by_name(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append(None))
+    with FakeTensorMode():
+        measure_latency(nn.Identity(), {"input": torch.empty(2, device="cuda")})
+    assert len(calls) >= 6  # before and after each of three passes
 
 
 @pytest.mark.parametrize("name", ["conv1.weight", "conv2.weight"])
@@ -264,7 +304,9 @@ def test_budget_of_any_function_of_the_smaller_model():
     def file_bytes(smaller):
         return len(prunus.pack(smaller.state_dict()))
 
-    plan = prunus.slim(model, X, budget=(file_bytes, 0.5 * file_bytes(model)))
+    plan = prunus.slim(
+        model, X, budget=(lambda smaller: np.float32(file_bytes(smaller)), 0.5 * file_bytes(model))
+    )
     dense = file_bytes(model)
     assert 0.4 * dense < file_bytes(plan.apply()) <= 0.5 * dense
 
@@ -295,7 +337,14 @@ def test_iterative_slimming_in_an_own_loop_keeps_the_optimizer():
     dense = prunus.count_macs(model, EXAMPLES[0][:1])
     for fraction in (0.8, 0.6, 0.4):
         goal = int(fraction * dense)
-        plan = prunus.slim(model, EXAMPLES[0][:1], macs=goal, criterion="taylor", calibration=EXAMPLES)
+        plan = prunus.slim(
+            model,
+            EXAMPLES[0][:1],
+            macs=np.int64(goal),
+            round_to=np.int64(1),
+            criterion="taylor",
+            calibration=EXAMPLES,
+        )
         plan.apply(optimizer)
         assert prunus.count_macs(model, EXAMPLES[0][:1]) <= goal
         for _ in range(3):
@@ -361,6 +410,7 @@ BAD = {
     "slower": ({"latency": 2}, DensityError, r"a latency in \(0, 1\]"),
     "impossible": ({"macs": 0.0001}, DensityError, "a budget of macs of at least"),
     "no function": ({"budget": 100}, DensityError, "function of a model, limit"),
+    "no limit": ({"budget": (len, float("nan"))}, DensityError, "function of a model, limit"),
     "criterion": ({"macs": 0.5, "criterion": "l3"}, UnknownNameError, "Unknown criterion 'l3'"),
     "scope": ({"macs": 0.5, "scope": "2:4"}, DensityError, "'layer' or 'global', got '2:4'"),
     "no examples": ({"macs": 0.5, "criterion": "taylor"}, StatisticsError, "calibration"),

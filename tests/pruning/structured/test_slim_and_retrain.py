@@ -55,6 +55,16 @@ def test_own_function_trains_between_rounds(data):
     assert [pruning_round.epochs for pruning_round in rounds] == [[], [], []]
 
 
+def test_calibration_examples_of_an_iterator_serve_all_rounds(data):
+    settings = {"fit": lambda model: None, "criterion": "activation"}
+    models = [network(), network()]
+    for model, examples in zip(models, (data.train.inputs[:50], iter([data.train.inputs[:50]])), strict=True):
+        prunus.slim_and_retrain(
+            model, data.train.inputs[:1], None, [0.6, 0.3], calibration=examples, **settings
+        )
+    assert all(torch.equal(p, q) for p, q in zip(*(model.parameters() for model in models), strict=True))
+
+
 @pytest.mark.parametrize(
     ("fractions", "settings", "error", "message"),
     [

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import prunus
@@ -182,3 +182,20 @@ def test_layers_whose_output_error_is_unknown_are_named():
         "3.weight": "the output error of Embedding is not known",
         "4.parametrizations.weight.original": "the parametrization SpectralNorm scales the weight after the update",
     }
+
+
+class Doubling:
+    """A pre-hook of a user that has a name, as those of torch that compute a weight."""
+
+    name = "weight"
+
+    def __call__(self, module, arguments):
+        return (2 * arguments[0],)
+
+
+def test_hooks_of_a_user_stay_where_weights_are_computed_by_hooks():
+    model, x = prune.random_unstructured(nn.Linear(4, 3).double(), "weight", 0.5), draw(5, 4)
+    model.register_forward_pre_hook(Doubling())
+    view = layer_view(model, ["weight_orig"])
+    assert torch.equal(view.model(x), model(x))
+    assert isinstance(view.model.weight, nn.Parameter)

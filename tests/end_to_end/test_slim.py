@@ -86,7 +86,7 @@ BAD = [
     (("slim_nets:net", "--macs=0.5", "--input-shape=eight"), 3, "an --input-shape such as 3,32,32"),
     (("slim_nets:net", "--macs=0.5", "--input-shape=9"), 4, "Residual does not take example inputs"),
     (("slim_nets:net", "--input-shape=8"), 5, "Expected one of macs, parameters"),
-    (("slim_nets:net", "--macs=1e-4", "--input-shape=8"), 5, "a budget of macs of at least"),
+    (("slim_nets:net", "--macs=1e-4", "--input-shape=8"), 5, "Expected macs of at least"),
     (
         ("slim_nets:net", "--macs=0.5", "--input-shape=8", "--criterion=bn_scale"),
         5,

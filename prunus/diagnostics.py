@@ -22,12 +22,19 @@ from pathlib import Path
 from typing import Any
 
 from prunus.errors import DataError
+from prunus.files import has_control_characters
 from prunus.version import __version__
 
 REQUIRED = ("torch", "numpy", "safetensors", "constriction", "numba")
 """The packages that every installation needs."""
 
-OPTIONAL: Mapping[str, tuple[str, ...]] = {"cli": ("typer", "rich", "jinja2", "matplotlib", "scipy")}
+OPTIONAL: Mapping[str, tuple[str, ...]] = {
+    "cli": ("typer", "rich", "jinja2", "matplotlib", "scipy"),
+    "lightning": ("lightning",),
+    "transformers": ("transformers", "accelerate"),
+    "ray": ("ray",),
+    "slurm": ("submitit",),
+}
 """The packages of each extra: pip install "prunus[NAME]"."""
 
 COMPILED = "prunus.compression.codecs.huffman_kernel"
@@ -91,6 +98,8 @@ def why_not_writable(folder: Path) -> str:
     >>> why_not_writable(Path(tempfile.gettempdir()) / "new" / "folder"), why_not_writable(Path(__file__))
     ('', 'it is not a folder')
     """
+    if has_control_characters(folder):
+        return "its name has control characters"
     # The nearest parent that exists: a missing folder would be created in it. `lexists` also finds broken links.
     existing = next((path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)), folder)
     if not existing.is_dir():

@@ -119,14 +119,17 @@ def import_object(reference: str, value_type: type | None = None) -> Any:
     return value
 
 
-def call_user_function(what: str, error: type[PrunusError], function: Callable[..., T], *args: Any) -> T:
+def call_user_function(
+    what: str, error: type[PrunusError], function: Callable[..., T], *args: Any, **options: Any
+) -> T:
     """Call a function of a user, with an error that names it where it fails.
 
     Args:
         what: The kind of function, as in "The criterion".
         error: The type of the error.
         function: The function.
-        *args: Its arguments.
+        *args: Its positional arguments.
+        **options: Its keyword arguments.
 
     Returns:
         What the function returns.
@@ -139,12 +142,12 @@ def call_user_function(what: str, error: type[PrunusError], function: Callable[.
     prunus.errors.UnknownNameError: The criterion '<lambda>' failed: KeyError: 'weight'; correct the function.
     """
     try:
-        return function(*args)
+        return function(*args, **options)
     except PrunusError:
         raise
-    except Exception as cause:  # a user's function may fail in any way
+    except (Exception, SystemExit) as cause:  # a user's function may fail in any way
         name = getattr(function, "__name__", type(function).__name__)
-        reason = next(iter(str(cause).splitlines()), "")
+        reason = " ".join(str(cause).split())
         raise error(
             f"{what} {name!r} failed: {type(cause).__name__}: {reason}; correct the function."
         ) from cause

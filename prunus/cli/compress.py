@@ -22,7 +22,7 @@ PRESET = (
     "built-in network with BatchNorm and color images, or else default; without-training with --no-train."
 )
 CRITERION = "A criterion or pruning method of `prunus list`."
-DENSITY = "Fraction of weights to keep in every layer."
+DENSITY = "Fraction of weights to keep: of every layer, or of all together if the scope is global."
 MAX_ACCURACY_DROP = (
     "Search for the density and bits with the smallest file whose validation accuracy, or --metric, drops by at most "
     "this number of percentage points, or units. About nine compressions are tried."
@@ -182,16 +182,12 @@ def _check_outputs(
     """Check that the file, its page and the checkpoints can be written without destroying an input."""
     from prunus.diagnostics import why_not_writable
     from prunus.errors import OutputError
-    from prunus.files import check_writable, has_control_characters
+    from prunus.files import check_writable
 
     if checkpoints is not None:
-        if has_control_characters(checkpoints):
-            name, reason = repr(str(checkpoints)), "its name has control characters"
-        else:
-            name, reason = str(checkpoints), why_not_writable(checkpoints)
-        if reason:
+        if reason := why_not_writable(checkpoints):
             raise OutputError(
-                f"Checkpoints cannot be written to {name}: {reason}; name another folder with --checkpoints."
+                f"Checkpoints cannot be written to {checkpoints}: {reason}; name another folder with --checkpoints."
             )
         checkpoint_files = (checkpoints / path.name for path in (out, page) if path.suffix == ".safetensors")
         inputs = [*inputs, *checkpoint_files]

@@ -1,6 +1,7 @@
 """What `prunus compress` and `prunus demo` print while and after they compress, and their page."""
 
 import time
+import warnings
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from prunus.compression.presets import CompressionRecipe
     from prunus.compression.result import Compressed
     from prunus.training import Evaluation
-    from prunus.types import Dataset
+    from prunus.types import Dataset, Params
 
 
 def compress_and_report(
@@ -43,6 +44,8 @@ def compress_and_report(
     from prunus.cli.output import echo, echo_json, stdout
     from prunus.cli.progress import cumulative_progress, epoch_lines, report
     from prunus.cli.tasks import evaluation_json
+    from prunus.compression.checks import check_compressible
+    from prunus.compression.density_plan import planned_densities
     from prunus.compression.presets import compression_recipe
     from prunus.files import after_writing
     from prunus.report.compression import write_page
@@ -56,11 +59,15 @@ def compress_and_report(
     recipe = compression_recipe(preset, train=train, **settings)
     patterns = {key: options[key] for key in ("include", "exclude") if key in options}
     task = task or {}
-    rounds = _announce(model, data, recipe, train=train, is_search=is_search, task=task, **patterns)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `prunus.compress` gives them
+        weights = check_compressible(model, data, recipe, trains_by_recipe=train, task=task, **patterns)
+    _announce(model, recipe, weights, is_search=is_search)
     epoch_line: Any = None
     counted: Any = report
     if train and not is_search:
-        trainings = [*[recipe.retrain] * (rounds - 1), recipe.final_retrain, recipe.finetune]
+        num_rounds = len(planned_densities(recipe, weights))
+        trainings = [*[recipe.retrain] * (num_rounds - 1), recipe.final_retrain, recipe.finetune]
         if options.get("train_first"):
             trainings.append(recipe.dense)
         num_steps = sum(training.epochs * steps_per_epoch(training, data.train) for training in trainings)
@@ -111,24 +118,13 @@ def compress_and_report(
         echo(f"page  {page}")
 
 
-def _announce(
-    model: "nn.Module",
-    data: "Dataset",
-    recipe: "CompressionRecipe",
-    *,
-    train: bool,
-    is_search: bool,
-    task: dict[str, Any],
-    **patterns: Any,
-) -> int:
-    """Check everything, log which weights will be pruned, and return the number of rounds."""
+def _announce(model: "nn.Module", recipe: "CompressionRecipe", weights: "Params", *, is_search: bool) -> None:
+    """Log which weights will be pruned."""
     from prunus.cli.output import log
-    from prunus.compression.checks import bits_by_name, check_compressible
-    from prunus.compression.density_plan import planned_densities
+    from prunus.compression.checks import bits_by_name
     from prunus.pruning.density import densities_by_name
     from prunus.pruning.scopes import parse_scope
 
-    weights = check_compressible(model, data, recipe, trains_by_recipe=train, task=task, **patterns)
     bits = bits_by_name(model, list(weights), recipe.bits)
     ranked_together = parse_scope(recipe.scope).ranks_layers_together
     densities = {} if ranked_together else densities_by_name(recipe.density, list(weights))
@@ -141,7 +137,6 @@ def _announce(
         log(f"will rank them together, to density {recipe.density:g} of all")
     if others := [name for name, _ in model.named_parameters() if name not in weights]:
         log(f"not pruned: {', '.join(others)}")
-    return len(planned_densities(recipe, weights))
 
 
 def _show(

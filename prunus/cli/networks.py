@@ -127,17 +127,14 @@ def check_format(model: "nn.Module", path: Path) -> None:
     from prunus.compression.container import pack
     from prunus.errors import ModelError
     from prunus.models.safetensors_file import safetensors_bytes
-    from prunus.modules import check_initialized
 
     if path.suffix not in (".safetensors", ".prunus"):
         raise ModelError(f"Expected an --out that ends in .safetensors or .prunus, got {path}.")
-    if path.suffix == ".safetensors":
-        safetensors_bytes(model.state_dict())
-    check_initialized(model)
-    if path.suffix == ".prunus":
-        # A tensor that is not dense has no first entry, and is refused as a whole.
-        dense = {n: t for n, t in model.state_dict().items() if getattr(t, "layout", None) is torch.strided}
-        pack(model.state_dict() | {n: t.detach().flatten()[:1].clone() for n, t in dense.items()})
+    state = model.state_dict()
+    # A tensor that is not dense has no first entry, and is refused as a whole.
+    dense = {n: t for n, t in state.items() if getattr(t, "layout", None) is torch.strided}
+    encode = pack if path.suffix == ".prunus" else safetensors_bytes
+    encode(state | {n: t.detach().flatten()[:1].clone() for n, t in dense.items()})
 
 
 def train_with_its_recipe(name: str, model: "nn.Module", data: Any, seed: int) -> None:

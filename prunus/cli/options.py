@@ -78,7 +78,7 @@ MAX_BYTES = (
 MaxBytes = Annotated[int | None, optional("N", MAX_BYTES, lowest=0)]
 DATA = "A built-in data set, or package.module:function for your own function that returns a prunus.Dataset."
 DataName = Annotated[str, optional("NAME", DATA, "--data", complete="data set")]
-StoreDir = Annotated[Path, optional("DIR", "Run store.", "--store")]
+StoreDir = Annotated[Path, option("DIR", "Run store.")]
 AsJson = Annotated[bool, flag("--json", "Print JSON instead of a table.")]
 Force = Annotated[bool, flag("--force", "Overwrite existing files, except those that the command reads.")]
 

@@ -51,17 +51,22 @@ def parse_epochs(texts: Sequence[str]) -> dict[str, int]:
         The numbers; `change_recipe` checks the names of the stages.
 
     Raises:
-        typer.BadParameter: A text is not of the form STAGE=N.
+        typer.BadParameter: A text is not of the form STAGE=N, or two are of one stage.
 
     >>> parse_epochs(["final_retrain=5"])
     {'final_retrain': 5}
     """
-    epochs = {}
+    epochs: dict[str, int] = {}
     for text in texts:
         stage, equals, number = text.partition("=")
         if not (equals and number.isdecimal() and len(number) <= 9):
             raise typer.BadParameter(
                 f"Expected STAGE=N, such as final_retrain=5, got {text!r}.", param_hint="--epochs"
+            )
+        if stage in epochs:
+            raise typer.BadParameter(
+                f"Expected one number of epochs of {stage}, got {epochs[stage]} and {number}; give one of them.",
+                param_hint="--epochs",
             )
         epochs[stage] = int(number)
     return epochs

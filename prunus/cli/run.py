@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from prunus.cli.interrupts import Interrupted
-from prunus.cli.options import MAX_SEED, AsJson, Force, argument, flag, option, optional
+from prunus.cli.options import MAX_SEED, AsJson, Force, StoreDir, argument, flag, option, optional
 from prunus.cli.output import echo, echo_json, log
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ NAME = "An experiment of `prunus list`, or a paper or subject to run all of its 
 Name = Annotated[str, argument("NAME", NAME, complete="experiment")]
 Out = Annotated[Path | None, optional("DIR", "Output directory. By default runs/NAME.")]
 REPLICATES = "Number of replicates, each with its own seeds. The default depends on the size."
-StoreDir = Annotated[Path, option("DIR", "Run store.")]
 EXECUTOR = (
     "Where runs are computed: processes (in parallel on this machine), inline (one after another in this process), ray "
     "or slurm (on several machines)."

@@ -21,7 +21,7 @@ WEIGHTS = (
 )
 MACS = "Multiply-accumulates to keep: a fraction, or a number above 1."
 PARAMETERS = "Parameters to keep: a fraction, or a number above 1."
-DENSITY = "Fraction of the channels of each group to keep."
+DENSITY = "Fraction of the channels to keep: of each group, or of all together if the scope is global."
 LATENCY = "Time to keep of a forward pass of one example, as a fraction of the dense time."
 FILE_BYTES = "Largest size of the .prunus file in bytes, without quantization."
 CRITERION = "A filter criterion or a criterion of `prunus list`."
@@ -80,12 +80,14 @@ def slim(
     from prunus.cli.output import echo_json, log
     from prunus.data.examples import as_examples
     from prunus.errors import ModelError
-    from prunus.files import check_writable
+    from prunus.files import after_writing, check_writable
     from prunus.modules import copied
     from prunus.pruning.structured.criteria import filter_criterion
     from prunus.registry import source_files
     from prunus.report.slim import write_slim_page
+    from prunus.report.templating import load_template
 
+    load_template("slim.html")  # an error before the work if the library of the page is missing
     use_threads(threads)
     device = resolve_device(device)
     path = out or Path(f"{Path(model).name.removesuffix('.prunus').replace(':', '.')}-slim.prunus")
@@ -116,10 +118,11 @@ def slim(
     dense, report = copied(network), plan.report
     plan.apply()
     networks.write_network(network, path, settings)
-    times = _measure(dense, network, example.to(device))
     goals = {"macs": macs, "parameters": parameters, "density": density, "latency": latency}
     goals = {name: value for name, value in {**goals, "file bytes": file_bytes}.items() if value is not None}
-    write_slim_page(page, report, title=Path(model).name, times=times, settings={**goals, **settings})
+    with after_writing(path):
+        times = _measure(dense, network, example.to(device))
+        write_slim_page(page, report, title=Path(model).name, times=times, settings={**goals, **settings})
     if as_json:
         sizes = {"file": str(path), "file_bytes": path.stat().st_size, "page": str(page)}
         echo_json({**sizes, **settings, **report.to_json(), "latency": times})

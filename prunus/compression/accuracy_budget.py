@@ -75,7 +75,9 @@ def find_smallest(
             lowest_density(number, max(0, lowest - NUM_NEIGHBORS), lowest + 1)
         elif number == 5:
             lowest_density(number, lowest + 1, min(len(densities), lowest + 1 + NUM_NEIGHBORS))
-    least = min((trial.accuracy_drop for trial in trials), default=math.nan)
+    # A metric may be NaN, which compares with nothing.
+    drops = [trial.accuracy_drop for trial in trials if not math.isnan(trial.accuracy_drop)]
+    least = min(drops, default=math.nan)
     if not least <= max_drop:
         raise AccuracyError(
             f"Expected settings that lose at most {max_drop:g} points of validation accuracy, but the best of "

@@ -118,6 +118,13 @@ def check_options(
             f"Expected only options that have an effect without training, got {', '.join(unused)}; leave them out, or "
             "train."
         )
+    if training.get("fit") is not None and (
+        unused := sorted(changed & {*STAGES_TRAINED, *TRAINING_SETTINGS})
+    ):
+        raise SpecError(
+            f"Expected either fit, which trains in the place of the recipes, or settings of them, got fit and "
+            f"{', '.join(unused)}; leave out one of them."
+        )
     if max_accuracy_drop is None:
         return
     is_number = isinstance(max_accuracy_drop, int | float) and not isinstance(max_accuracy_drop, bool)

@@ -95,7 +95,7 @@ def compress(
         max_accuracy_drop: Find the density, and the bits unless they are a setting, of the smallest file that loses at
             most this many percentage points of validation accuracy, or units of `metric`, in about nine trials.
         fit: A function (model, masks) that trains the model in place of the recipes of the preset, after each round of
-            pruning and once for the centroids; it calls `masks.attach(optimizer)`.
+            pruning, once for the centroids, and first if `train_first`; it calls `masks.attach(optimizer)`.
         forward: (model, (inputs, labels)) -> outputs, as for `train` and `evaluate`.
         loss: The loss of training, of the validation split and of methods that differentiate one, as for `train`.
         metric: (outputs, batch) -> the mean of a metric, higher is better, for tasks without classes.
@@ -103,7 +103,7 @@ def compress(
         exclude: Shell patterns over the names of the weights to leave out.
         seed: Seed of ties, batch order, dropout, codebooks and calibration examples.
         checkpoints: Directory of checkpoints, from which an interrupted call resumes bit-identically.
-        report: Called after each epoch.
+        report: Called after each epoch; not by `fit`.
         progress: Called after every batch of a training, as by `train`; with a total of 0 before the other steps.
         backend: What retrains pruned networks, as for `prunus.train`; "sparse" applies to retraining only.
         settings: Settings of the recipe to change, such as density=0.3, bits=4 or criterion="obs"; see
@@ -167,7 +167,7 @@ def compress(
     else:
         bits = BITS if settings.get("bits") is None else None
         result, content = _search(run, layers, steps, max_accuracy_drop, bits)
-    _restore_modes(result.model, model)
+    result.model.zero_grad()
     if path is not None:
         run.announce("writing the file")
         write_atomic(path, content)
@@ -251,14 +251,6 @@ def _search(
     trials = find_smallest(attempt, list(densities), bits or [None], max_drop)
     assert best is not None
     return replace(best[0], trials=trials), best[1]
-
-
-def _restore_modes(copy: nn.Module, model: nn.Module) -> None:
-    """Give the modules of `copy` the modes of those of `model`, and no gradients."""
-    modes = {name: module.training for name, module in model.named_modules()}
-    for name, module in copy.named_modules():
-        module.training = modes.get(name, module.training)
-    copy.zero_grad()
 
 
 def _check_loads_back(path: str | os.PathLike[str], model: nn.Module) -> None:

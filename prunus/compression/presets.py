@@ -5,15 +5,17 @@ the smallest file at the same accuracy; `han2016-*` have the densities, bits, in
 codec of the paper. The paper states neither epochs nor optimizer, so these are ours in all recipes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from prunus.compression.container import EncodingConfig
 from prunus.errors import SpecError
+from prunus.pruning.schedules import Schedule
+from prunus.pruning.scopes import Scope
 from prunus.registry import lookup
 from prunus.training.recipe import RECIPES, Recipe
-from prunus.types import Density
+from prunus.types import Density, MaskDict
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class CompressionRecipe:
     """Training of the dense network, unless trained weights are given."""
     density: Density
     """Fraction of weights to keep in the end: one, or one per parameter name."""
-    schedule: str
+    schedule: str | Schedule
+    """A key of `SCHEDULES`, or a function (density, rounds) -> densities."""
     rounds: int
     retrain: Recipe
     """Training after each round but the last."""
@@ -34,8 +37,10 @@ class CompressionRecipe:
     """Bits of a code: one number, or numbers by kind of layer ("conv", "linear") or parameter name."""
     finetune: Recipe
     """Training of the centroids."""
-    criterion: str = "magnitude"
-    scope: str = "layer"
+    criterion: Any = "magnitude"
+    """As for `prunus.prune`: a name, a method, a function of statistics, or scores by name."""
+    scope: str | Scope | Callable[..., MaskDict] = "layer"
+    """As for `prunus.prune`."""
     kmeans_init: str = "optimal"
     """Initialization of k-means, a key of `KMEANS_INITS`."""
     half_precision_biases: bool = True

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from prunus.compression.checks import bits_by_name
 from prunus.compression.quantization import CodebookConstraint, quantize_weights
 from prunus.errors import ModelError
-from prunus.masks import Masks, all_kept, check_boolean, check_masks
+from prunus.masks import Masks, all_kept
 from prunus.modules import check_initialized
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.weight_layers import masks_of_torch
@@ -64,17 +64,14 @@ def quantize(
     if masks is None:
         prunable = prunable_weights(model)
         masks = masks_of_torch(model, prunable) or all_kept(prunable)
-    parameters = dict(model.named_parameters())
-    check_boolean(masks)
-    check_masks(parameters, masks)
+    masks = dict(Masks(model, masks))
     if not masks:
         raise ModelError(
             "Expected masks of the weights to quantize, got none; leave masks out to quantize all weights."
         )
-    masks = dict(masks)
-    weights = {name: parameters[name].detach().float() for name in masks}
+    parameters = dict(model.named_parameters())
     constraint = CodebookConstraint(
-        model, quantize_weights(weights, masks, bits_by_name(model, list(masks), bits), kmeans_init, seed)
+        model, quantize_weights(parameters, masks, bits_by_name(model, list(masks), bits), kmeans_init, seed)
     )
     constraint.apply()
     return constraint

@@ -150,10 +150,13 @@ def recipe_metadata(recipe: CompressionRecipe, seed: int) -> dict[str, Any]:
         seed: The seed of the compression.
 
     Returns:
-        A JSON object with the keys `recipe` and `seed`, for the metadata of a file.
+        A JSON object with the keys `recipe` and `seed`, for the metadata of a file. A criterion or a schedule that is
+        not built in is stored as its name.
     """
-    names = ("criterion", "schedule", "rounds", "density", "bits")
-    settings = {name: _to_builtin(getattr(recipe, name)) for name in names}
+    settings = {name: _to_builtin(getattr(recipe, name)) for name in ("rounds", "density", "bits")}
+    for name in ("criterion", "schedule"):
+        value = getattr(recipe, name)
+        settings[name] = value if isinstance(value, str) else getattr(value, "__name__", type(value).__name__)
     settings |= {"scope": parse_scope(recipe.scope).name, "start": recipe.kmeans_init}
     return {"recipe": settings, "seed": _to_builtin(seed)}
 

@@ -16,8 +16,8 @@ from prunus.data.examples import Calibration, as_examples
 from prunus.data.files import data_root
 from prunus.data.image_folder import load_image_folder
 from prunus.data.validation import check_dataset
-from prunus.errors import DataError, PrunusError, StatisticsError
-from prunus.registry import import_object, lookup
+from prunus.errors import DataError, StatisticsError
+from prunus.registry import call_user_function, import_object, lookup
 from prunus.types import Dataset, Progress, Split
 
 __all__ = [
@@ -135,12 +135,4 @@ def present_data_sets(root: Path) -> dict[str, bool]:
 
 
 def _call(reference: str) -> Any:
-    function = import_object(reference)
-    try:
-        return function()
-    except PrunusError:
-        raise
-    except (Exception, SystemExit) as error:  # a user's function may fail in any way
-        raise DataError(
-            f"{reference} was called without arguments and failed: {type(error).__name__}: {error}"
-        ) from error
+    return call_user_function("The function of the data set", DataError, import_object(reference))

@@ -25,7 +25,8 @@ class LightningPruning(PruningCallback, Callback):
                 f"Expected a LightningModule with one optimizer, got {len(trainer.optimizers)}; use "
                 "prunus.GradualPruning in the training step."
             )
-        self.start_pruning(trainer.lightning_module, trainer.optimizers[0], self._state)
+        state, self._state = self._state, None  # another training begins anew
+        self.start_pruning(trainer.lightning_module, trainer.optimizers[0], state)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Prune where it is due; a step of the optimizer may have several batches."""

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from prunus.data.validation import count_not_finite, unusual_storage
-from prunus.errors import EmptyLayerWarning, ModelError, ModelMismatchError, NonFiniteError, PrunusError
+from prunus.errors import EmptyLayerWarning, ModelError, ModelMismatchError, NonFiniteError
 from prunus.models import MODELS
 from prunus.models.checkpoints import match_names, read_checkpoint
-from prunus.models.safetensors_file import missing_names
+from prunus.models.safetensors_file import missing_names, tied_pairs
 from prunus.modules import check_initialized, unwrapped
-from prunus.registry import import_object, lookup
+from prunus.registry import call_user_function, import_object, lookup
 from prunus.seeds import derive_seed
 
 BATCH_COUNTER = "num_batches_tracked"
@@ -52,15 +52,7 @@ def make_model(model: str | Callable[..., nn.Module], seed: int = 0) -> nn.Modul
     arguments = _seed_argument(function, seed)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(derive_seed(seed, "init"))
-        try:
-            made = function(**arguments)
-        except PrunusError:
-            raise
-        except (Exception, SystemExit) as error:  # a user's function may fail in any way
-            call = f"with seed={seed}" if arguments else "without arguments"
-            raise ModelError(
-                f"{name} was called {call} and failed: {type(error).__name__}: {error}"
-            ) from error
+        made = call_user_function("The function of the model", ModelError, function, **arguments)
     if not isinstance(made, nn.Module):
         raise ModelError(f"Expected {name} to return a torch.nn.Module, got a {type(made).__name__}.")
     check_initialized(made)
@@ -125,7 +117,15 @@ def load_weights(model: nn.Module, path: Path) -> str:
             f"Expected weights of {type(model).__name__}, but {path} is for another model: {_summarize(differences)}"
             f"{f' ({match.change})' if match.change else ''}."
         )
-    _check_values({name: tensors[name] for name, _ in model.named_parameters() if name in tensors}, path)
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False) if name in tensors]
+    _check_values({name: tensors[name] for name in names}, path)
+    for first, name in tied_pairs(state, names):
+        values = [tensors[each].to(state[each].dtype) for each in (first, name)]
+        if not torch.equal(*values):
+            raise ModelMismatchError(
+                f"Expected the same values for {first} and {name}, which are one tensor in {type(model).__name__}, got "
+                f"different ones in {path}; load it into a module in which they are two."
+            )
     try:
         model.load_state_dict({**state, **tensors})
     except RuntimeError as error:  # a tensor of the model cannot be written to, for example an expanded one

@@ -1,8 +1,8 @@
 """Pre-activation ResNets for CIFAR (He et al. 2016, "Identity mappings in deep residual networks", section 5).
 
-A block applies BatchNorm and ReLU before each convolution, and nothing after the sum. Its first convolution has the
-stride; where the number of channels changes, the shortcut is a 1 × 1 convolution of the activated input. Depths up to
-110 have two 3 × 3 convolutions in a block; 164 has a 1 × 1, a 3 × 3 and a 1 × 1 one with four times the channels.
+A block applies BatchNorm and ReLU before each convolution, and nothing after the sum. Its first 3 × 3 convolution has
+the stride; where the shape changes, the shortcut is a 1 × 1 convolution of the activated input. Depths up to 110 have
+two 3 × 3 convolutions in a block; 164 has a 1 × 1, a 3 × 3 and a 1 × 1 one with four times the channels.
 """
 
 from functools import partial
@@ -27,7 +27,7 @@ class PreActivationBlock(nn.Module):
             for number, (i, o, size) in enumerate(zip(widths, widths[1:], sizes, strict=False))
         )
         self.shortcut = None
-        if inputs != outputs:
+        if stride > 1 or inputs != outputs:
             self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -31,6 +31,26 @@ def tied_names(state: Mapping[str, object]) -> dict[str, str]:
     return tied
 
 
+def tied_pairs(state: Mapping[str, object], names: Iterable[str]) -> list[tuple[str, str]]:
+    """The names that are one tensor in a state_dict, each after the first of them.
+
+    Args:
+        state: Tensors by name, for example of a model.
+        names: Names that are present, for example in a file, in any order.
+
+    Returns:
+        Pairs of `names`; no pair for the first name of a tensor.
+
+    >>> weight = torch.ones(2)
+    >>> tied_pairs({"encoder": weight, "decoder": weight, "bias": torch.ones(2)}, ["decoder", "encoder", "bias"])
+    [('decoder', 'encoder')]
+    """
+    tied = tied_names(state)
+    firsts: dict[str, str] = {}
+    pairs = [(firsts.setdefault(tied.get(name, name), name), name) for name in names]
+    return [(first, name) for first, name in pairs if first != name]
+
+
 def missing_names(state: Mapping[str, Tensor], names: Iterable[str]) -> list[str]:
     """The names of `state` that are not in `names` and are not tied to one that is.
 

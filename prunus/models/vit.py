@@ -12,6 +12,7 @@ from prunus.errors import ModelError
 from prunus.models.initialization import IMAGENET_SHAPE, BuiltIn, glorot_normal, scaled
 
 HEAD_SIZE = 64
+MAX_BLOCKS = 100
 
 
 class PatchEmbedding(nn.Module):
@@ -88,6 +89,8 @@ class VisionTransformer(nn.Module):
             raise ModelError(
                 f"Expected an image size that is a multiple of the patch, got {image_size} and {patch}."
             )
+        if not 1 <= blocks <= MAX_BLOCKS:  # a file may name any number
+            raise ModelError(f"Expected 1 to {MAX_BLOCKS} blocks, got {blocks}.")
         channels = scaled(384, width, HEAD_SIZE)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, channels))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (image_size // patch) ** 2, channels))

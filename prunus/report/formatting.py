@@ -110,7 +110,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_settings(value: object) -> str:
-    """Format any setting; of a dataclass, the source and fields without a value are left out.
+    """Format any setting; of a dataclass, the source and fields without a value are left out, of a function its name.
 
     >>> from prunus.training.recipe import Recipe
     >>> format_settings(Recipe(epochs=1, learning_rate=0.1, batch_size=60, source="a paper"))
@@ -129,4 +129,6 @@ def format_settings(value: object) -> str:
         return ", ".join(format_settings(item) for item in value) or "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else "–" if value in (None, "") else str(value)
+    if value in (None, ""):
+        return "–"
+    return f"{value:g}" if isinstance(value, float) else getattr(value, "__name__", str(value))

@@ -128,7 +128,7 @@ def learning_rate_at(recipe: Recipe, t: float) -> float:
     >>> [learning_rate_at(recipe, t) for t in (0, 0.1, 0.2, 0.5, 0.75)]
     [0.0, 0.5, 1.0, 0.1, 0.01]
     """
-    schedule = lookup("learning-rate decay", LR_SCHEDULES, recipe.lr_schedule)
+    schedule = lookup("learning-rate schedule", LR_SCHEDULES, recipe.lr_schedule)
     rate = recipe.learning_rate * (schedule(t) if recipe.milestones is None else steps(t, recipe.milestones))
     return rate * min(1.0, t * recipe.epochs / recipe.warmup_epochs) if recipe.warmup_epochs else rate
 

@@ -23,7 +23,7 @@ def check_recipe(recipe: Recipe) -> None:
         )
     for kind, table, name in (
         ("optimizer", OPTIMIZERS, recipe.optimizer),
-        ("learning-rate decay", LR_SCHEDULES, recipe.lr_schedule),
+        ("learning-rate schedule", LR_SCHEDULES, recipe.lr_schedule),
         ("penalty", PENALTIES, recipe.penalty),
         ("augmentation", AUGMENTATIONS, recipe.augmentation),
         ("dtype of autocast", AUTOCAST_DTYPES, recipe.autocast),

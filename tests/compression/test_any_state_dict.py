@@ -1,6 +1,7 @@
 """A file holds any state_dict bit for bit: every dtype, NaN, tied tensors once, extra state of modules."""
 
 import sys
+from collections import OrderedDict
 
 import hypothesis
 import numpy as np
@@ -105,6 +106,19 @@ def test_tied_tensor_is_stored_once_and_read_as_one(tmp_path):
         load(tmp_path / "two", into=Tied(tied=True))
 
 
+@pytest.mark.parametrize("kept", ["embed.weight", "decode.weight"])
+@pytest.mark.parametrize("part_bytes", [64, 32 << 20])
+def test_one_name_of_a_tied_tensor_is_enough(kept, part_bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["prunus.compression.container.load"], "PART_BYTES", part_bytes)
+    model = Tied(tied=True)
+    (tmp_path / "one").write_bytes(pack({kept: model.embed.weight}))  # as from a safetensors file
+    other = load(tmp_path / "one", into=Tied(tied=True))
+    assert torch.equal(other.embed.weight, model.embed.weight)
+    assert torch.equal(other.decode.weight, model.embed.weight)
+    with pytest.raises(ModelMismatchError, match="missing: "):
+        load(tmp_path / "one", into=Tied(tied=False))
+
+
 class Scaled(nn.Linear):
     amax = 0.0
 
@@ -115,7 +129,7 @@ class Scaled(nn.Linear):
         self.amax, self.shape = state["amax"], state["shape"]
 
 
-def test_extra_state_of_modules_is_kept(tmp_path):
+def test_extra_state_of_modules_is_kept(tmp_path, monkeypatch):
     model = Scaled(2, 3)
     model.amax = float("inf")
     prunus.save(model, tmp_path / "f.prunus")
@@ -123,6 +137,10 @@ def test_extra_state_of_modules_is_kept(tmp_path):
     assert (other.amax, other.shape) == (float("inf"), (2, 3))
     layers = {layer.name: layer for layer in inspect(tmp_path / "f.prunus").layers}
     assert layers["_extra_state"].dtype == "json"
+    for initial in (None, OrderedDict(amax=1.0), torch.ones(2)):  # the state before the first use
+        other = Scaled(2, 3)
+        monkeypatch.setattr(other, "get_extra_state", lambda initial=initial: initial)
+        assert load(tmp_path / "f.prunus", into=other).shape == (2, 3)
     with pytest.raises(ContainerError, match="odd is or contains a device"):
         pack({"odd": [torch.device("cpu")]})
 

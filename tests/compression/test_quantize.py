@@ -110,6 +110,8 @@ def test_deep_compression_in_an_own_loop_equals_that_of_prunus_bit_for_bit(data,
     assert compressed.epochs == []
     with pytest.raises(SpecError, match="fit or checkpoints"):
         prunus.compress(network(), data=data, preset=recipe, fit=fit, checkpoints=tmp_path)
+    with pytest.raises(SpecError, match="got fit and epochs, optimizer"):
+        prunus.compress(network(), data=data, fit=fit, optimizer="sgd", epochs={"retrain": 1}, rounds=1)
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
@@ -207,6 +209,13 @@ def test_a_model_quantized_in_inference_mode_can_be_trained(data):
     assert quantized.verify() == 0
 
 
+def test_masks_by_the_names_of_a_compiled_model_are_used():
+    model = network()
+    quantized = prunus.quantize(model, {"_orig_mod.1.weight": torch.rand(24, 64) < 0.5}, bits=2)
+    assert list(quantized.codebooks) == ["1.weight"]
+    assert len(model[1].weight.unique()) == 5
+
+
 def test_bad_arguments_change_nothing(data):
     model = network()
     before = copy.deepcopy(model.state_dict())
@@ -223,6 +232,9 @@ def test_bad_arguments_change_nothing(data):
         with pytest.raises(error, match=message):
             prunus.quantize(model, **arguments)
         assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    packed = nn.ParameterDict({"codes": nn.Parameter(torch.arange(9), requires_grad=False)})
+    with pytest.raises(ModelError, match=r"floating-point weights to quantize, got 'codes' of torch\.int64"):
+        prunus.quantize(packed, {"codes": torch.ones(9).bool()})
     broken = network()
     broken[1].weight.data[0, 0] = torch.nan
     with pytest.raises(NonFiniteError, match=r"'1\.weight' cannot be quantized"):

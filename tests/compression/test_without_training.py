@@ -11,6 +11,7 @@ import prunus
 from prunus.compression import stages, without_training
 from prunus.compression.accuracy_budget import BITS, Trial, find_smallest
 from prunus.errors import AccuracyError, SpecError
+from prunus.pruning.methods import METHODS
 from prunus.training import Recipe
 
 
@@ -120,6 +121,23 @@ def test_options_that_contradict_are_refused_before_work(options, message, train
         prunus.compress(trained, data=None, train=False, **options)
 
 
+def test_file_names_the_criterion_and_the_schedule_of_a_user(trained, small_digits, tmp_path):
+    def smallest(statistics):
+        return {name: -weight.abs() for name, weight in statistics.weights.items()}
+
+    def at_once(density, rounds):
+        return [density]
+
+    scores = smallest(prunus.Statistics(prunus.prunable_weights(trained)))
+    for criterion, name in ((smallest, "smallest"), (METHODS["sparse_gpt"], "SparseGpt"), (scores, "dict")):
+        prunus.compress(
+            trained, tmp_path / "m", data=small_digits, fit=lambda model, masks: None, criterion=criterion,
+            schedule=at_once, scope="layer", density=0.5, bits=2,
+        )  # fmt: skip
+        recipe = prunus.inspect(tmp_path / "m").metadata["recipe"]
+        assert (recipe["criterion"], recipe["schedule"]) == (name, "at_once")
+
+
 def test_search_finds_a_small_file_within_the_budget(trained, digits, tmp_path):
     result = prunus.compress(trained, tmp_path / "m", data=digits, train=False, max_accuracy_drop=1.0)
     before, *_, after = (stage.validation.accuracy for stage in result.stages)
@@ -185,6 +203,12 @@ def test_search_finds_the_best_of_monotone_trials(best):
     fitting = [trial.file_bytes for trial in trials if trial.accuracy_drop <= 1.0]
     assert min(fitting) <= min(1e6 * d * 4 for d in densities if d * 4 >= border - 1e-9)
     assert len(trials) <= 9
+
+
+def test_search_goes_on_after_a_metric_that_is_nan():
+    drops = iter([math.nan, math.nan, 0.5, 0.5, 0.5])
+    trials = find_smallest(lambda density, bits: Trial(density, bits, next(drops), 1), [0.9, 0.5], BITS, 1.0)
+    assert [trial.accuracy_drop <= 1.0 for trial in trials].count(True) > 0
 
 
 def test_regression_is_compressed_by_its_own_loss_and_metric(digits, tmp_path):

@@ -527,7 +527,7 @@ def test_demo_file_is_fifty_times_smaller_with_little_more_error(tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["ratio"] >= 50
-    # One run ends within 0.5 points of its dense network; the mean over seeds, which is closer, is in docs/results.md.
+    # One run ends within 0.5 points of its dense network; the mean over seeds, which is closer, is in docs/results.
     assert result["test_error"] <= result["dense_test_error"] + 0.5
     assert result["file_bytes"] == (tmp_path / "demo" / "lenet-300-100.prunus").stat().st_size
     assert (tmp_path / "demo" / "report.html").exists()

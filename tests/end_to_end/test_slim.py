@@ -1,6 +1,7 @@
 """The command `prunus slim`: the smaller file, the table, the measured times, and errors in one sentence."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ BAD = [
     (("slim_nets:net", "--macs=0.5", "--input-shape=eight"), 3, "an --input-shape such as 3,32,32"),
     (("slim_nets:net", "--macs=0.5", "--input-shape=9"), 4, "Residual does not take example inputs"),
     (("slim_nets:net", "--input-shape=8"), 5, "Expected one of macs, parameters"),
-    (("slim_nets:net", "--macs=1e-4", "--input-shape=8"), 5, "a budget of macs of at least"),
+    (("slim_nets:net", "--macs=1e-4", "--input-shape=8"), 5, "Expected macs of at least"),
     (
         ("slim_nets:net", "--macs=0.5", "--input-shape=8", "--criterion=bn_scale"),
         5,
@@ -108,3 +109,12 @@ def test_errors_are_one_sentence_and_no_file_is_written(options, code, message, 
     error = " ".join(run_cli("slim", *options, code=code).err.split())
     assert message in error
     assert sorted(folder.glob("*.prunus")) == before
+
+
+def test_missing_library_of_the_page_is_named_before_the_work(run_cli, folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    printed = run_cli(
+        "slim", "slim_nets:net", "--macs=0.5", "--input-shape=8", "--out=no-page.prunus", code=1
+    )
+    assert "jinja2" in printed.err
+    assert not (folder / "no-page.prunus").exists()

@@ -224,7 +224,7 @@ def test_figure_is_drawn_from_the_store_alone(made, store, run, tmp_path):
         ),
         ({"model": "lenet"}, 2, "error: Unknown model 'lenet'"),
         ({"optimizer": "adamm"}, 2, "error: Unknown optimizer 'adamm'; did you mean 'adam'"),
-        ({"lr_schedule": "cos"}, 2, "error: Unknown learning-rate decay 'cos'; did you mean 'cosine'"),
+        ({"lr_schedule": "cos"}, 2, "error: Unknown learning-rate schedule 'cos'; did you mean 'cosine'"),
         ({"criterion": "largest"}, 2, "error: Unknown criterion 'largest'"),
         (
             {"pruning_rates.linear": "1"},

@@ -230,6 +230,11 @@ def refused(folder, capsys):
         (2, (NET, DATA, "--epochs=final_retrai=3"), "did you mean 'final_retrain'"),
         (2, (NET, DATA, "--epochs=3"), "STAGE=N"),
         (2, (NET, DATA, "--epochs=final_retrain=-1"), "STAGE=N"),
+        (
+            2,
+            (NET, DATA, "--epochs=dense=1", "--epochs=dense=2"),
+            "one number of epochs of dense, got 1 and 2",
+        ),
         (2, (NET, DATA, "--bits=9"), "--bits"),
         (2, (NET, DATA, "--bits=0"), "--bits"),
         (2, (NET, DATA, "--rounds=0"), "--rounds"),
@@ -449,8 +454,8 @@ def test_unexpected_error_is_one_sentence(refused, folder, monkeypatch):
 @pytest.mark.parametrize("arguments", [(NET, "--data=bad_nets:fails"), ("--model=bad_nets:fails", DATA)])
 def test_failing_user_function_shows_its_traceback_on_request(arguments, refused, folder, monkeypatch):
     message = refused(3 if DATA not in arguments else 4, "compress", *arguments, OUT)
-    assert message.startswith("error: bad_nets:fails was called without arguments and ")
-    assert message.endswith(": RuntimeError: this is mine, and has two lines")
+    assert re.match(r"error: The function of the (data set|model) 'fails' failed: ", message)
+    assert message.endswith(": RuntimeError: this is mine, and has two lines; correct the function.")
     monkeypatch.setenv("PRUNUS_TRACEBACK", "1")
     with pytest.raises(prunus.PrunusError) as ended:
         main(["compress", *arguments, OUT])

@@ -372,6 +372,9 @@ def test_unpack_refuses_a_reference_to_a_reference():
         b"",
         b"{",
         b"NaN",
+        b"1e999",
+        b'{"a":1,"a":2}',
+        b'"\\ud800"',
         b"\xff",
         b"[" * 70 + b"]" * 70,
         b'{"$float":"1"}',
@@ -787,6 +790,8 @@ def test_all_readers_raise_named_errors(function, tmp_path):
         ({"name": "lenet-5", "arguments": {"width": 2**62}}, "width"),
         ({"name": "lenet-5", "arguments": {"": None}}, "lenet-5"),
         ({"name": "lenet-5", "arguments": {}}, "missing: .*conv1.weight"),
+        ({"name": "conv-2", "arguments": {"width": 1e9}}, "cannot be built: Expected a width"),
+        ({"name": "vit-small", "arguments": {"blocks": 10**9}}, "1 to 100 blocks, got 1000000000"),
     ],
 )
 def test_load_raises_mismatch_for_models_that_cannot_be_built(model, message, tmp_path):

@@ -84,6 +84,9 @@ def test_a_checkpoint_of_lightning_continues_the_pruning(loader, tmp_path):
     for name, mask in expected.pruning.masks.items():
         assert torch.equal(again.pruning.masks[name], mask)
     assert all(torch.equal(a, b) for a, b in zip(complete.parameters(), resumed.parameters(), strict=True))
+    module = Digits()
+    trainer(tmp_path, again, max_epochs=1).fit(module, loader)  # a new training with the same callback
+    assert module.zeros[:5] == [0] * 5
 
 
 def test_masks_of_a_checkpoint_are_restored_and_not_selected_again(loader, tmp_path):

@@ -71,6 +71,11 @@ def test_description_states_the_count_and_half_the_width_has_about_a_quarter(nam
     assert narrow(example(name)).shape == model(example(name)).shape
 
 
+@pytest.mark.parametrize("name", ["resnet-20", "preresnet-56", "resnet-18", "densenet-40"])
+def test_stages_of_one_channel_fit_each_other(name):
+    assert on_meta(name, width=1e-3)(example(name)).shape == on_meta(name)(example(name)).shape
+
+
 @pytest.mark.parametrize(
     ("name", "weights"), [("conv-2", 4_300_992), ("conv-4", 2_425_024), ("conv-6", 2_261_184)]
 )

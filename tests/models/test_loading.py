@@ -1,5 +1,7 @@
 """Make models from names and functions, and load weights into them."""
 
+import math
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -97,8 +99,8 @@ def refuses() -> nn.Module:
 @pytest.mark.parametrize(
     ("function", "error", "message"),
     [
-        (fails, ModelError, "fails was called with seed=0 and failed: RuntimeError: no weights"),
-        (exits, ModelError, "exits was called without arguments and failed: SystemExit: 3"),
+        (fails, ModelError, "The function of the model 'fails' failed: RuntimeError: no weights"),
+        (exits, ModelError, "The function of the model 'exits' failed: SystemExit: 3"),
         (refuses, DataError, "no data"),
         (lambda: 3, ModelError, "to return a torch.nn.Module, got a int"),
         (lambda: nn.LazyLinear(2), ModelError, "lazy"),
@@ -165,3 +167,18 @@ def test_one_name_of_a_tied_weight_is_enough():
     assert missing_names(state, ["b", "c"]) == []
     assert missing_names(state, ["b"]) == ["a", "c"]
     assert safetensors_bytes(state) == safetensors_bytes(dict(state))
+
+
+def test_tied_weight_needs_one_finite_value(tmp_path):
+    model = nn.ModuleDict({"a": nn.Linear(2, 2, bias=False), "b": nn.Linear(2, 2, bias=False)})
+    model["b"].weight = model["a"].weight
+    ones = torch.ones(2, 2)
+    torch.save({"a.weight": ones, "b.weight": 2 * ones}, tmp_path / "two.pt")
+    with pytest.raises(ModelMismatchError, match=r"same values for a\.weight and b\.weight"):
+        load_weights(model, tmp_path / "two.pt")
+    torch.save({"b.weight": math.nan * ones}, tmp_path / "nan.pt")
+    with pytest.raises(NonFiniteError, match=r"'b\.weight'"):
+        load_weights(model, tmp_path / "nan.pt")
+    torch.save({"a.weight": ones, "b.weight": ones.double()}, tmp_path / "one.pt")
+    load_weights(model, tmp_path / "one.pt")
+    assert torch.equal(model["a"].weight, ones)

@@ -14,7 +14,6 @@ from prunus.compression.codecs.bitstream import Data, Ints
 class Codec:
     """An encoding of symbols 0..alphabet-1."""
 
-    name: str
     encode: Callable[[Ints, int], bytes]
     """(symbols, alphabet) -> bytes; ValueError for a symbol that is not in the alphabet."""
     decode_chunks: Callable[[Data, int, int], Iterator[NDArray[np.int32]]]
@@ -23,31 +22,11 @@ class Codec:
     cost: Callable[[Ints], float]
     """counts of the symbols -> number of bytes of their encoding."""
 
-    def decode(self, data: Data, count: int, alphabet: int) -> NDArray[np.int32]:
-        """Decode all symbols at once.
-
-        Args:
-            data: What `encode` returned.
-            count: Number of symbols.
-            alphabet: Number of different symbols that may occur.
-
-        Returns:
-            The symbols, [count].
-
-        Raises:
-            CorruptFileError: The bytes are not what `encode` writes.
-        """
-        symbols, start = np.empty(count, np.int32), 0
-        for chunk in self.decode_chunks(data, count, alphabet):
-            symbols[start : start + chunk.size] = chunk
-            start += chunk.size
-        return symbols
-
 
 CODECS: dict[str, Codec] = {
-    "bitpack": Codec("bitpack", bitpack.encode, bitpack.decode_chunks, bitpack.cost),
-    "huffman": Codec("huffman", huffman.encode, huffman.decode_chunks, huffman.cost),
-    "range": Codec("range", range_coder.encode, range_coder.decode_chunks, range_coder.cost),
+    "bitpack": Codec(bitpack.encode, bitpack.decode_chunks, bitpack.cost),
+    "huffman": Codec(huffman.encode, huffman.decode_chunks, huffman.cost),
+    "range": Codec(range_coder.encode, range_coder.decode_chunks, range_coder.cost),
 }
 """The built-in codecs, by name."""
 

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -75,15 +76,7 @@ def parse_header(content: bytes) -> tuple[Header, tuple[TensorEntry, ...]]:
         CorruptFileError: The header is not what the specification allows.
         SizeLimitError: The header holds more values, strings or keys than allowed.
     """
-    check_structure(content, "The header")
-    try:
-        header = json.loads(
-            content.decode(), parse_constant=_finite, parse_float=_finite, object_pairs_hook=_unique
-        )
-    except (ValueError, RecursionError) as error:
-        raise CorruptFileError(f"The header is corrupt: invalid JSON: {error}.") from error
-    if b"\\u" in content:
-        _check_unicode(header)
+    header = parse_json(content, "The header")
     if not isinstance(header, dict) or header.keys() != {"format", "made", "model", "tensors"}:
         raise CorruptFileError("Expected the keys format, made, model and tensors in the header.")
     model = header["model"]
@@ -96,6 +89,32 @@ def parse_header(content: bytes) -> tuple[Header, tuple[TensorEntry, ...]]:
     if model is not None and not _is_model(model):
         raise CorruptFileError("Expected null or a name with arguments as the model of the header.")
     return header, _entries(header["tensors"])
+
+
+def parse_json(content: bytes, label: str) -> Any:
+    """Parse JSON as the specification allows it: bounded, without duplicate keys and without non-finite numbers.
+
+    Args:
+        content: UTF-8.
+        label: What it is called in errors.
+
+    Returns:
+        The value.
+
+    Raises:
+        CorruptFileError: It is not such JSON.
+        SizeLimitError: It holds more values, strings or keys than allowed.
+    """
+    check_structure(content, label)
+    try:
+        value = json.loads(
+            content.decode(), parse_constant=_finite, parse_float=_finite, object_pairs_hook=_unique
+        )
+    except (ValueError, RecursionError) as error:
+        raise CorruptFileError(f"{label} is corrupt: invalid JSON: {error}.") from error
+    if b"\\u" in content:
+        _check_unicode(value, label)
+    return value
 
 
 def check_structure(content: bytes, label: str) -> None:
@@ -133,13 +152,13 @@ def check_structure(content: bytes, label: str) -> None:
             raise SizeLimitError(f"{label} holds {number} {what}; expected at most {limit}.")
 
 
-def _check_unicode(header: object) -> None:
+def _check_unicode(value: object, label: str) -> None:
     """Refuse half of a surrogate pair, which an escape can express but which is not valid Unicode."""
     try:
-        json.dumps(header, ensure_ascii=False).encode()
+        json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise CorruptFileError(
-            f"The header holds text that is not valid Unicode: {error.object[error.start : error.end]!r}."
+            f"{label} holds text that is not valid Unicode: {error.object[error.start : error.end]!r}."
         ) from error
 
 

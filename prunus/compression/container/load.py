@@ -1,7 +1,7 @@
 """Load a file into a module: a built-in model by the name in the file, or a module of the user."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from prunus.compression.container.edits import (
     edits_of,
     remaining_state,
 )
-from prunus.compression.container.file_format import CHECKSUM, DTYPES, as_bytes, checksum
+from prunus.compression.container.file_format import CHECKSUM, PLAIN_DATA, as_bytes, checksum
 from prunus.compression.container.read import (
     ParsedFile,
     decode_section,
@@ -28,17 +28,29 @@ from prunus.compression.container.read import (
 )
 from prunus.errors import CorruptFileError, ModelMismatchError, PrunusError
 from prunus.models.checkpoints import match_names
-from prunus.models.safetensors_file import tied_names
+from prunus.models.safetensors_file import missing_names, tied_pairs
 from prunus.modules import check_initialized, unwrapped
 
 Kind = tuple[str, tuple[int, ...]]
-"""The dtype and shape of a tensor; of another value, its type and ()."""
+"""The dtype and shape of a tensor; PLAIN_DATA and () of another value."""
+
+EXTRA_STATE = "_extra_state"
+"""How torch ends the name of the extra state of a module, which the module itself checks: any value may replace it."""
 
 PART_BYTES = 32 << 20
 """Tensors of this many bytes are copied into a module at a time."""
 
 _CONSTRUCTION_ERRORS = (
-    *(TypeError, ValueError, ArithmeticError, RuntimeError, LookupError, AttributeError, MemoryError),
+    *(
+        PrunusError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        RuntimeError,
+        LookupError,
+        AttributeError,
+        MemoryError,
+    ),
 )
 """What a model that is built from the arguments in a file may raise."""
 
@@ -53,7 +65,8 @@ def load(
         into: The module to copy the weights into; its mode is unchanged. Tensors are read and copied one after
             another, so that little more memory than that of the file is taken. Without it, the built-in model that the
             file names is built, in evaluation mode. It consists of the tensors that were read and takes no more memory.
-            If channels were removed from the saved model, `into` is the original module, and becomes as small.
+            If channels were removed from the saved model, `into` is the original module, and becomes as small. Of
+            several names of a tied tensor, the file needs to have one.
         max_bytes: The most memory that reading may take, in bytes; see `unpack`.
 
     Returns:
@@ -93,17 +106,14 @@ def _fill(path: str, model: nn.Module, file: ParsedFile) -> None:
     expected = remaining_state(model, edits)
     renamed = match_names(names, list(expected)).names
     numbers = {renamed.get(name, name): number for number, name in enumerate(names)}
-    kinds = {
-        name: _kind(file.decode(number)) if entry.is_plain_data else (entry.dtype, entry.shape)
-        for (name, number), entry in zip(numbers.items(), file.entries, strict=True)
-    }
+    kinds = {name: (entry.dtype, entry.shape) for name, entry in zip(numbers, file.entries, strict=True)}
     smaller = _check_same_tensors(path, model, edits, kinds)
-    _check_tied_values(path, model, tied_names(expected), file, numbers)
+    _check_tied_values(path, model, tied_pairs(expected, numbers), file, numbers)
     parts = list(_parts(file, numbers))
     if len(parts) == 1:  # all tensors are decoded before the model is changed
         state = {name: file.decode(number) for name, number in numbers.items()}
         apply_edits(model, edits, smaller)
-        model.load_state_dict(state)
+        model.load_state_dict(state, strict=False)  # the file may hold one name of several tied tensors
         return
     sections = _Sections(path, file)
     del file  # and the content of the file
@@ -170,11 +180,9 @@ def _build(path: str, header: Mapping[str, object], device: str = "meta") -> nn.
     try:
         with torch.device(device):
             return MODELS[model](**arguments)
-    except PrunusError:
-        raise
     except _CONSTRUCTION_ERRORS as error:
         raise ModelMismatchError(
-            f"{path} names {model} with {arguments}, which cannot be built: {error}."
+            f"{path} names {model} with {arguments}, which cannot be built: {str(error).rstrip('.')}."
         ) from error
 
 
@@ -186,15 +194,16 @@ def _check_same_tensors(
     Raises ModelMismatchError unless the model then has tensors of the names and `kinds` of the file.
     """
     smaller = check_edits(path, model, edits, {name: shape for name, (_, shape) in kinds.items()})
-    expected = {name: _kind(value) for name, value in remaining_state(model, edits).items()}
+    state = remaining_state(model, edits)
+    expected = {name: _kind(value) for name, value in state.items()}
     expected |= {name: (expected[name][0], shape) for name, shape in smaller.items()}
     differing = [
         f"{printable(name)} ({_text(kinds[name])} in the file, {_text(expected[name])} in the model)"
         for name in expected
-        if name in kinds and kinds[name] != expected[name]
+        if name in kinds and kinds[name] != expected[name] and not name.endswith(EXTRA_STATE)
     ]
     problems = {
-        "missing": sorted(map(printable, expected.keys() - kinds.keys())),
+        "missing": sorted(map(printable, missing_names(state, kinds))),
         "unexpected": sorted(map(printable, kinds.keys() - expected.keys())),
         "differing": differing,
     }
@@ -207,10 +216,14 @@ def _check_same_tensors(
 
 
 def _check_tied_values(
-    path: str, model: nn.Module, tied: Mapping[str, str], file: ParsedFile, numbers: Mapping[str, int]
+    path: str,
+    model: nn.Module,
+    pairs: Sequence[tuple[str, str]],
+    file: ParsedFile,
+    numbers: Mapping[str, int],
 ) -> None:
     """Raise ModelMismatchError where one tensor of `model` would have to hold two different tensors of the file."""
-    for name, first in tied.items():
+    for first, name in pairs:
         same = [file.blobs[numbers[n]].tied_to for n in (first, name)]
         if same[1] is not None and same[1] in (numbers[first], same[0]):
             continue
@@ -233,10 +246,10 @@ def printable(name: str) -> str:
 
 def _kind(value: object) -> Kind:
     if not isinstance(value, Tensor):
-        return type(value).__name__, ()
+        return PLAIN_DATA, ()
     return str(value.dtype).removeprefix("torch."), tuple(value.shape)
 
 
 def _text(kind: Kind) -> str:
     dtype, shape = kind
-    return f"{dtype} {list(shape)}" if dtype in DTYPES else dtype
+    return f"{dtype} {list(shape)}" if dtype != PLAIN_DATA else "not a tensor"

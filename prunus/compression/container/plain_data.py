@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from prunus.compression.container.file_format import DTYPES, as_bytes
-from prunus.compression.container.header import check_structure
+from prunus.compression.container.header import check_structure, parse_json
 from prunus.errors import ContainerError, CorruptFileError
 
 
@@ -58,10 +58,11 @@ def decode_plain_data(content: bytes, label: str) -> Any:
 
     Raises:
         CorruptFileError: The content is not what `encode_plain_data` writes.
+        SizeLimitError: It holds more values, strings or keys than allowed.
     """
-    check_structure(content, label)
+    value = parse_json(content, label)
     try:
-        return _from_json(json.loads(content.decode(), parse_constant=_no_constant))
+        return _from_json(value)
     except (ValueError, TypeError, KeyError, RecursionError, RuntimeError, OverflowError) as error:
         raise CorruptFileError(f"{label} is not plain data: {error}.") from error
 
@@ -118,7 +119,3 @@ def _from_json(value: Any) -> Any:
     if any(key.startswith("$") for key in value):
         raise ValueError(f"an object of the keys {sorted(value)}")
     return {key: _from_json(item) for key, item in value.items()}
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is not a finite number")

@@ -94,20 +94,18 @@ def encode_tensors(
     results = [EncodedState([], []) for _ in encodings]
     tied, numbers = _tied_names(state, generated), {name: number for number, name in enumerate(state)}
     for name, value in state.items():
-        is_encoded = isinstance(value, Tensor) and name not in generated and name not in tied
-        encoder = TensorEncoder(name, value) if is_encoded else None
         is_tensor = isinstance(value, Tensor)
+        if not is_tensor:
+            blobs = [encode_plain_data(name, value)] * len(encodings)
+        elif name in generated:
+            seeded = generated[name], factors.get(name, 1.0)
+            blobs = [encode_seeded(name, value, *seeded, encoding).to_bytes() for encoding in encodings]
+        elif name in tied:
+            blobs = [TensorBlob(TIED, 0, b"", tied_to=numbers[tied[name]]).to_bytes()] * len(encodings)
+        else:
+            blobs = list(map(TensorEncoder(name, value).encode, encodings))
         kind = (dtype_names.get(value.dtype), list(value.shape)) if is_tensor else (PLAIN_DATA, [])
-        for encoding, result in zip(encodings, results, strict=True):
-            if not isinstance(value, Tensor):
-                blob = encode_plain_data(name, value)
-            elif name in generated:
-                factor = factors.get(name, 1.0)
-                blob = encode_seeded(name, value, generated[name], factor, encoding).to_bytes()
-            elif encoder is None:
-                blob = TensorBlob(TIED, 0, b"", tied_to=numbers[tied[name]]).to_bytes()
-            else:
-                blob = encoder.encode(encoding)
+        for result, blob in zip(results, blobs, strict=True):
             result.blobs.append(blob)
             result.rows.append([name, *kind, len(blob)])
     return results

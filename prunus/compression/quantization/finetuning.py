@@ -125,7 +125,7 @@ class CodebookConstraint:
     def verify(self) -> int:
         """The number of weights of the model that are not their centroid, or not zero where they are pruned."""
         expected = {name: tensor.dense() for name, tensor in self.result().items()}
-        return sum(int((w != expected[name].to(w.dtype)).sum()) for name, w in self._weights().items())
+        return sum(int((w != expected[name].to(w)).sum()) for name, w in self._weights().items())
 
     def trainable_tensors(self) -> dict[str, Tensor]:
         """The codebooks that hold a value, and the trainable parameters that are not quantized."""
@@ -153,7 +153,7 @@ class CodebookConstraint:
         for name, weight in self._weights().items():
             quantized = self.quantized[name]
             codebook = self.codebooks[name]
-            codebook[quantized.codes] = weight.flatten()[quantized.indices].to(codebook.dtype)
+            codebook[quantized.codes] = weight.flatten()[quantized.indices].to(codebook)
             bad = int((~torch.isfinite(codebook)).sum())
             if bad:
                 raise DivergenceError(
@@ -209,7 +209,7 @@ class CodebookConstraint:
         for name, weight in self._weights().items():
             centroids, indices = self._firsts[name]
             codebook = self.codebooks[name]
-            codebook[centroids] = weight.flatten()[indices].to(codebook.dtype)
+            codebook[centroids] = weight.flatten()[indices].to(codebook)
         self.apply()
 
     def _weights(self) -> dict[str, Tensor]:
@@ -251,4 +251,4 @@ def centroid_gradient(gradient: Tensor | None, quantized: CodebookTensor) -> Ten
     if gradient.is_sparse:  # of an embedding
         gradient = gradient.to_dense()
     total = torch.zeros_like(quantized.codebook)
-    return total.index_add_(0, quantized.codes, gradient.reshape(-1)[quantized.indices].to(total.dtype))
+    return total.index_add_(0, quantized.codes, gradient.reshape(-1)[quantized.indices].to(total))

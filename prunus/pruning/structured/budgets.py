@@ -109,7 +109,7 @@ def fit_budget(ranking: Ranking, cost: Callable[[Removed], float], limit: float,
         ranking: The order of removal.
         cost: A function of the removed channels that does not increase if more of them are removed.
         limit: The highest cost.
-        what: The budget, for the error.
+        what: The argument that gives the limit, for the error.
 
     Returns:
         The indices by name of the group.
@@ -122,8 +122,8 @@ def fit_budget(ranking: Ranking, cost: Callable[[Removed], float], limit: float,
         raise DensityError(f"Expected a number as the {what} of the smaller model, got {least!r}.")
     if least > limit:
         raise DensityError(
-            f"Expected a budget of {what} of at least {least:.6g}, which remains if every group keeps its smallest "
-            f"number of channels, got {limit:.6g}; raise the budget, or allow more groups and fewer channels."
+            f"Expected {what} of at least {least:.6g}, which remains if every group keeps its smallest number of "
+            f"channels, got {limit:.6g}; raise it, or allow more groups and fewer channels."
         )
     low, high = 0, ranking.num_levels
     if cost(ranking.removed(high)) <= limit:

@@ -408,7 +408,7 @@ BAD = {
     "nan": ({"parameters": float("nan")}, DensityError, "parameters above 0"),
     "boolean": ({"macs": True}, DensityError, "macs above 0"),
     "slower": ({"latency": 2}, DensityError, r"a latency in \(0, 1\]"),
-    "impossible": ({"macs": 0.0001}, DensityError, "a budget of macs of at least"),
+    "impossible": ({"macs": 0.0001}, DensityError, "Expected macs of at least"),
     "no function": ({"budget": 100}, DensityError, "function of a model, limit"),
     "no limit": ({"budget": (len, float("nan"))}, DensityError, "function of a model, limit"),
     "criterion": ({"macs": 0.5, "criterion": "l3"}, UnknownNameError, "Unknown criterion 'l3'"),

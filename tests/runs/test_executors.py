@@ -278,13 +278,12 @@ def test_raise_first_error_keeps_the_type_and_counts_the_failures(error, type_, 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
 def test_an_interrupt_stops_the_plan(interrupt, tmp_path, monkeypatch):
-    def stopped(evidence):
+    def stopped(*arguments, **options):
         raise interrupt
 
-    monkeypatch.setattr("tiny_networks.stopped", stopped, raising=False)
+    monkeypatch.setattr("prunus.tickets.procedure.run_ticket", stopped)
     specs = [
-        TicketSpec(DENSE, rounds=1, criterion=name)
-        for name in ("tiny_networks:stopped", "tiny_networks:by_column")
+        TicketSpec(DENSE, rounds=1, criterion=name) for name in ("large_final", "tiny_networks:by_column")
     ]
     store = Store(tmp_path)
     with pytest.raises(interrupt):

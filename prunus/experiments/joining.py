@@ -7,7 +7,7 @@ from typing import Any
 from prunus.experiments.experiment import Experiment
 from prunus.experiments.rows import finished_subset, latest_request, num_runs
 from prunus.runs.executors.run_task import Say
-from prunus.runs.requests import Request
+from prunus.runs.requests import Request, RequestedRun
 from prunus.runs.store import Store
 
 NUMERICS = {"backend", "autocast"}
@@ -53,18 +53,21 @@ def join_requests(experiment: Experiment, requests: Sequence[Request]) -> Reques
 
     Args:
         experiment: The experiment.
-        requests: Requests of one size, at least one. A run takes the place of one with the same label in an earlier
-            request.
+        requests: Requests of one size, at least one. The runs with a label, of which one request may have several, take
+            the place of those with the same label in an earlier request.
 
     Returns:
         The runs of all requests, network by network, with the settings that all requests have in common.
     """
-    entries = {}
+    by_label: dict[tuple[tuple[str, Any], ...], list[RequestedRun]] = {}
     for request in requests:
+        of_request: dict[tuple[tuple[str, Any], ...], list[RequestedRun]] = {}
         for entry in request.entries:
             network = {"group": network_of_run(experiment, request, entry.label)}
             label = {**network, **entry.label} if len(experiment.networks) > 1 else dict(entry.label)
-            entries[tuple(sorted(label.items()))] = replace(entry, label=label)
+            of_request.setdefault(tuple(sorted(label.items())), []).append(replace(entry, label=label))
+        by_label |= of_request
+    entries = [entry for of_label in by_label.values() for entry in of_label]
     order = [*experiment.networks]
     present = {network for request in requests for network in _networks(experiment, request)}
     order += sorted(present.difference(order))
@@ -72,7 +75,7 @@ def join_requests(experiment: Experiment, requests: Sequence[Request]) -> Reques
     settings = dict(sorted(common))
     if present != set(experiment.networks):
         settings["network"] = ",".join(name for name in order if name in present)
-    by_network = sorted(entries.values(), key=lambda entry: order.index(entry.label.get("group", order[0])))
+    by_network = sorted(entries, key=lambda entry: order.index(entry.label.get("group", order[0])))
     return replace(requests[0], settings=settings, entries=tuple(by_network))
 
 

@@ -90,3 +90,16 @@ def test_runs_of_other_sizes_and_settings_are_not_joined(store: Store) -> None:
         == f"prunus run test.small --set network=second --set decay=0.5 --store {store.path}"
     )
     assert drawn(store, "smoke")["command"].startswith("prunus run test.small --smoke")
+
+
+def test_runs_with_one_label_are_kept(store: Store) -> None:
+    """The file of a supermask is measured by a run of its own, which has the label of the supermask."""
+    do(store, network="first")
+    do(store, network="second")
+    first, second = requests_to_draw(SMALL, store, None, print)
+    twice = replace(
+        second, entries=(*second.entries, *(replace(e, id=f"{e.id}-file") for e in second.entries))
+    )
+    joined = join_requests(SMALL, [first, twice])
+    assert len({entry.id for entry in joined.entries}) == 18
+    assert join_requests(SMALL, [twice, second]) == join_requests(SMALL, [second])

@@ -25,7 +25,7 @@ class LightningPruning(PruningCallback, Callback):
                 f"Expected a LightningModule with one optimizer, got {len(trainer.optimizers)}; use "
                 "prunus.GradualPruning in the training step."
             )
-        state, self._state = self._state, None  # another training begins anew
+        state, self._state = self._state, None  # another training starts without it
         self.start_pruning(trainer.lightning_module, trainer.optimizers[0], state)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:

@@ -10,12 +10,12 @@ from prunus.errors import NoEffectWarning
 def test_frozen_weights_are_listed_and_named_in_one_warning(digits, tmp_path, capsys):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.Linear(12, 10))
     model[1].weight.requires_grad_(False)
-    with pytest.warns(NoEffectWarning, match="neither pruned nor quantized") as given:
+    with pytest.warns(NoEffectWarning, match="neither pruned nor quantized") as caught:
         compress_and_report(
             model, digits, "without-training", title="", out=tmp_path / "a", page=tmp_path / "b", as_json=True,
             settings={}, train=False,
         )  # fmt: skip
-    assert len(given) == 1
+    assert len(caught) == 1
     assert capsys.readouterr().err.splitlines() == [
         "will prune 2.weight (10 × 12) to density 0.5, and quantize it to 4 bits",
         "not pruned: 1.weight, 1.bias, 2.bias",

@@ -106,12 +106,12 @@ def test_tied_tensor_is_stored_once_and_read_as_one(tmp_path):
         load(tmp_path / "two", into=Tied(tied=True))
 
 
-@pytest.mark.parametrize("kept", ["embed.weight", "decode.weight"])
+@pytest.mark.parametrize("name", ["embed.weight", "decode.weight"])
 @pytest.mark.parametrize("part_bytes", [64, 32 << 20])
-def test_one_name_of_a_tied_tensor_is_enough(kept, part_bytes, tmp_path, monkeypatch):
+def test_one_name_of_a_tied_tensor_is_enough(name, part_bytes, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["prunus.compression.container.load"], "PART_BYTES", part_bytes)
     model = Tied(tied=True)
-    (tmp_path / "one").write_bytes(pack({kept: model.embed.weight}))  # as from a safetensors file
+    (tmp_path / "one").write_bytes(pack({name: model.embed.weight}))  # as from a safetensors file
     other = load(tmp_path / "one", into=Tied(tied=True))
     assert torch.equal(other.embed.weight, model.embed.weight)
     assert torch.equal(other.decode.weight, model.embed.weight)

@@ -21,7 +21,7 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def drawn(store: Store, size: str | None = None) -> dict:
+def page_of(store: Store, size: str | None = None) -> dict:
     """The content of the page."""
     result = draw_experiment(replace(SMALL, metrics=("error",)), store, store.path.parent / "out", size=size)
     return json.loads(next(path for path in result.files if path.suffix == ".json").read_text())
@@ -38,7 +38,7 @@ def do_in_bfloat16(store: Store, network: str, until: int | None = None) -> None
 def test_networks_of_several_requests_are_on_one_page(store: Store, monkeypatch) -> None:
     do(store, network="second")
     do(store, network="first")
-    content = drawn(store)
+    content = page_of(store)
     assert [(row["group"], row["curve"], row["n"]) for row in content["table"]] == [
         ("first", "a", 3), ("first", "b", 3), ("second", "a", 3), ("second", "b", 3)
     ]  # fmt: skip
@@ -53,7 +53,7 @@ def test_networks_of_several_requests_are_on_one_page(store: Store, monkeypatch)
 def test_networks_that_are_computed_in_other_ways_have_a_command_each(store: Store) -> None:
     do(store, network="first")
     do_in_bfloat16(store, "second")
-    content = drawn(store)
+    content = page_of(store)
     assert {(row["group"], row["n"]) for row in content["table"]} == {("first", 3), ("second", 3)}
     in_bfloat16 = "prunus run test.small --seed 10 --set autocast=bfloat16 --set network=second"
     alone = "prunus run test.small --set network=first"
@@ -67,7 +67,7 @@ def test_latest_finished_request_of_a_network_is_drawn(store: Store) -> None:
     assert (dict(first.settings), len(first.entries)) == ({"autocast": "bfloat16", "network": "second"}, 6)
     assert (dict(second.settings), len(second.entries)) == ({"network": "first"}, 6)
     do_in_bfloat16(store, "first", until=2)
-    content, joined = drawn(store), join_requests(SMALL, [first, second])
+    content, joined = page_of(store), join_requests(SMALL, [first, second])
     assert len(joined.entries) == 12
     assert content["missing"] == "", "an unfinished request hides a finished one"
 
@@ -75,7 +75,7 @@ def test_latest_finished_request_of_a_network_is_drawn(store: Store) -> None:
 def test_runs_that_a_network_lacks_are_counted(store: Store) -> None:
     do(store, network="first")
     do_in_bfloat16(store, "second", until=2)
-    content = drawn(store)
+    content = page_of(store)
     assert content["missing"].startswith("8 of 12 runs are drawn")
     assert {(row["group"], row["n"]) for row in content["table"]} == {("first", 3), ("second", 1)}
 
@@ -84,12 +84,12 @@ def test_runs_of_other_sizes_and_settings_are_not_joined(store: Store) -> None:
     do(store, network="first")
     do(store, network="second", decay="0.5")
     do(store, size="smoke", network="second", replicates=1)
-    assert {row["group"] for row in drawn(store)["rows"] if "group" in row} == set()
+    assert {row["group"] for row in page_of(store)["rows"] if "group" in row} == set()
     assert (
-        drawn(store)["command"]
+        page_of(store)["command"]
         == f"prunus run test.small --set network=second --set decay=0.5 --store {store.path}"
     )
-    assert drawn(store, "smoke")["command"].startswith("prunus run test.small --smoke")
+    assert page_of(store, "smoke")["command"].startswith("prunus run test.small --smoke")
 
 
 def test_runs_with_one_label_are_kept(store: Store) -> None:

@@ -339,8 +339,8 @@ def test_mask_is_learned_over_weights_of_other_types(kind, dtype):
     for name, scores in learned.trainable_tensors().items():
         assert scores.dtype == torch.promote_types(dtype, torch.float32)
         assert scores.grad.isfinite().all()
-        kept, expected = (each.layers[name].factors != 0 for each in (learned, reference))
-        assert torch.equal(kept, expected)
+        mask, expected = (each.layers[name].factors != 0 for each in (learned, reference))
+        assert torch.equal(mask, expected)
     learned.apply_most_likely_mask()
 
 

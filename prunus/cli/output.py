@@ -136,11 +136,19 @@ def echo_table(
 
 
 def _column_widths(cells: Sequence[Sequence[str]], available: int) -> list[int]:
-    """Return the width of each column: that of its widest cell, or less where the table would be too wide."""
-    widths = [max(1, *map(cell_len, column)) for column in zip(*cells, strict=True)]
+    """Return the width of each column: that of its widest cell, or less where the table would be too wide.
+
+    The widest column is narrowed first, to its longest word at most: IDs, which users copy, stay on one line. Words are
+    broken only where that is not enough.
+    """
+    columns = list(zip(*cells, strict=True))
+    widths = [max(1, *map(cell_len, column)) for column in columns]
+    words = [max(1, *(cell_len(word) for cell in column for word in cell.split())) for column in columns]
     available -= len(GAP) * (len(widths) - 1)
-    while sum(widths) > available and max(widths) > 1:
-        widths[widths.index(max(widths))] -= 1
+    for least in (words, [1] * len(words)):
+        while sum(widths) > available and widths != least:
+            narrowed = max(range(len(widths)), key=lambda index: (widths[index] > least[index], widths[index]))
+            widths[narrowed] -= 1
     return widths
 
 

@@ -30,6 +30,14 @@ def test_a_table_that_is_too_wide_is_folded_at_words(capsys, monkeypatch):
         "b          seventeen",
         "            -letters",
     ]
+    monkeypatch.setenv("COLUMNS", "29")
+    echo_table(("run", "experiments"), [["ticket-3f4b6afd", "of one, two and three"]], text_columns=2)
+    assert capsys.readouterr().out.splitlines() == [
+        "run               experiments",
+        "─────────────────────────────",
+        "ticket-3f4b6afd   of one, two",
+        "                  and three  ",
+    ]
     monkeypatch.delenv("COLUMNS")
     echo_table(("a",), [["x" * (FILE_WIDTH + 1)]])
     assert capsys.readouterr().out.splitlines()[2:] == ["x" * FILE_WIDTH, "x".ljust(FILE_WIDTH)]

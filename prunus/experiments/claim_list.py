@@ -50,7 +50,7 @@ class ListedClaim:
     interval: tuple[float, float] | None
     """95 % interval of `measured`; None for fewer than two replicates."""
     command: str
-    """Makes the runs of the default size."""
+    """Makes the runs, or those of the default size where there are none."""
     statement: str
     experiment: str
     metric: str
@@ -210,6 +210,8 @@ def _part(
     decision = answer.decisions.get(text)
     verdict, note = _verdict(decision, answer, experiment, _effect(claim))
     words = ["prunus", "run", experiment.name, *[f"--{answer.size}"] * (answer.size != "default")]
+    if decision and decision.n > experiment.num_replicates(answer.size):
+        words += ["--replicates", str(decision.n)]
     for key, value in answer.numerics.get(group or experiment.networks[0], {}).items():
         words += ["--set", f"{key}={value}"]
     return ListedClaim(

@@ -75,9 +75,15 @@ def test_fewer_replicates_can_decide(store):
     assert verdicts(store)["first: A is lower than B"] == ("holds", 2, "n is 2 instead of 3")
 
 
-def test_more_replicates_than_the_default_are_used(store):
-    do(store, replicates=4)
+def test_more_replicates_than_the_default_are_used_and_in_the_command(store):
+    do(store, replicates=4, network="first")
+    do(store, network="second")
     assert verdicts(store)["first: A is lower than B"] == ("holds", 4, "")
+    commands = {claim.claim.partition(":")[0]: claim.command for claim in claims(store.path)}
+    assert commands == {
+        "first": f"prunus run test.small --replicates 4 --store {store.path}",
+        "second": f"prunus run test.small --store {store.path}",
+    }
 
 
 def test_interval_that_is_wider_than_the_effect_is_noted(store):
@@ -91,7 +97,7 @@ def test_larger_size_is_used_where_it_has_more_runs(store):
     do(store, size="full", replicates=4)
     do(store, replicates=2)
     assert {claim.n for claim in claims(store.path)} == {4}
-    assert claims(store.path)[0].command == f"prunus run test.small --full --store {store.path}"
+    assert claims(store.path)[0].command == f"prunus run test.small --full --replicates 4 --store {store.path}"
 
 
 def test_claim_is_listed_for_its_networks(store, monkeypatch):

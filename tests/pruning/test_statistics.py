@@ -138,6 +138,12 @@ def test_collect_without_examples_is_refused():
     assert collect(model, copies(model), {"initial"}).weights.keys() == copies(model).keys()
 
 
+def test_collect_of_an_unknown_statistic_is_refused():
+    model = normed()
+    with pytest.raises(StatisticsError, match=r"initial, gradients, .* got \['gradient'\]"):
+        collect(model, copies(model), {"gradient"}, Split(inputs(), LABELS))
+
+
 @pytest.mark.parametrize(
     ("x", "labels"),
     [

@@ -287,6 +287,8 @@ def _why_not_prunable(parameter: Tensor) -> str | None:
         return f"weight of type {parameter.dtype}, not supported".replace("torch.", "")
     if is_lazy(parameter):
         return None
+    if parameter.layout != torch.strided:
+        return f"weight of layout {parameter.layout}, not supported".replace("torch.", "")
     if not parameter.numel():
         return "weight without an entry"
     return "several of its entries share one place in memory" if overlaps_itself(parameter) else None

@@ -145,7 +145,7 @@ class Criterion:
                     f"Expected real numbers as the scores of {name!r} from the criterion {self.name!r}, got "
                     f"{score.dtype}; to keep chosen weights, pass masks as within=..."
                 )
-        return scores
+        return {name: s if s.is_floating_point() else s.double() for name, s in scores.items()}
 
 
 def criterion(

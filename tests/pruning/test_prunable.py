@@ -156,3 +156,14 @@ def test_weight_whose_entries_overlap_in_memory_is_left_out():
     model[1].weight = nn.Parameter(torch.rand(2, 3).T)
     with pytest.warns(NotPrunedWarning, match="several of its entries share one place in memory"):
         assert list(prunable_weights(model)) == ["1.weight", "2.weight"]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+def test_weight_of_another_layout_is_left_out():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].weight = nn.Parameter(torch.eye(2).to_sparse())
+    model[1].weight = nn.Parameter(torch.eye(2).to_sparse_csr())
+    with pytest.warns(
+        NotPrunedWarning, match=r"0\.weight \(weight of layout sparse_coo.*sparse_csr, not supp"
+    ):
+        assert list(prunable_weights(model)) == ["2.weight"]

@@ -220,6 +220,13 @@ def test_prune_accepts_functions_scores_and_values(model):
     assert torch.equal(models[0][4].weight, model[4].weight)
 
 
+def test_scores_may_be_integers():
+    model, within = nn.Linear(4, 2), torch.tensor([[True, True, True, False], [True, True, True, True]])
+    scores = torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]])
+    pruned = prunus.prune(model, 0.5, criterion={"weight": scores}, scope="2:4", within={"weight": within})
+    assert pruned.masks["weight"].int().tolist() == [[0, 1, 1, 0], [1, 1, 0, 0]]
+
+
 def test_calibration_may_be_a_dataset_a_split_or_a_tuple(model, data):
     split = data.train.take(60)
     results = []

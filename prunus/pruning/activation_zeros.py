@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from prunus.data.examples import Calibration, as_examples, iter_tensors
+from prunus.modules import unwrapped
 from prunus.pruning.weight_layers import weight_layers
 from prunus.training.modes import eval_mode
 from prunus.training.outputs import Forward, call_model
@@ -30,7 +31,7 @@ def activation_zeros(
 
     Returns:
         The fractions, from 0 to 1, by the name of the layer in the order of the model; a layer that is called several
-        times has the fraction over all calls. Layers that are not called are left out.
+        times has the fraction over all calls. Layers that are not called, or without examples, are left out.
 
     Raises:
         StatisticsError: The data has no example, or is in no form of `prunus.prune`.
@@ -41,6 +42,7 @@ def activation_zeros(
         >>> activation_zeros(model, torch.tensor([[1.0, 0.0], [2.0, 1.0]]))
         {'0': 0.25, '2': 0.5}
     """
+    model = unwrapped(model)
     counts: dict[str, tuple[int, int]] = {}
     layers = {layer.module for layer in weight_layers(model).values()}
     modules = {module: name for name, module in model.named_modules() if module in layers}
@@ -51,7 +53,8 @@ def activation_zeros(
         with eval_mode(model):
             for batch in as_examples(data).batches(batch_size):
                 call_model(model, batch, forward)
-    return {name: 1 - counts[name][0] / counts[name][1] for name in modules.values() if name in counts}
+    called = {name: counts[name] for name in modules.values() if name in counts}
+    return {name: 1 - nonzero / total for name, (nonzero, total) in called.items() if total}
 
 
 def _count(

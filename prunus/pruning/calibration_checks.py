@@ -75,7 +75,7 @@ def check_reached(outputs: Callable[[Params, Batch], Tensor], weights: Params, e
 
     Raises:
         StatisticsError: The outputs are constants.
-        ModelError: No output depends on a weight, the first of which is named.
+        ModelError: The outputs cannot be differentiated, or no output depends on a weight, the first of which is named.
     """
     leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     missing, is_constant = list(leaves), True
@@ -83,9 +83,17 @@ def check_reached(outputs: Callable[[Params, Batch], Tensor], weights: Params, e
         output = outputs(leaves, batch)
         if output.requires_grad:
             is_constant = False
-            gradients = torch.autograd.grad(
-                output.sum(), [leaves[name] for name in missing], allow_unused=True
-            )
+            tensors = [leaves[name] for name in missing]
+            try:
+                gradients = torch.autograd.grad(output.sum(), tensors, allow_unused=True)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                raise ModelError(
+                    f"Expected outputs that can be differentiated by {missing[0]!r}, but that failed "
+                    f"({reason_of(error)}); turn off activation checkpointing (torch.utils.checkpoint), which computes "
+                    "activations again from other weights."
+                ) from error
             missing = [name for name, gradient in zip(missing, gradients, strict=True) if gradient is None]
         if not missing:
             return

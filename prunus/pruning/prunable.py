@@ -64,9 +64,8 @@ def prunable_weights(
         raise _nothing_to_prune(model, selection)
     _check_not_tied(model, selection)
     if selection.matrices:
-        total = sum(tensor.numel() for tensor in model.parameters())
-        left_out = sum(selection.parameters[name].numel() for name in selection.matrices)
         reasons = {name: selection.skipped[name] for name in selection.matrices}
+        total, left_out, _ = coverage(model, reasons).values()
         warnings.warn(
             f"{type(model).__name__} has weights that are not pruned, {100 * left_out / total:.1f} % of its "
             f"{total:,} parameters: {grouped_by_reason(reasons)}; exclude them by name to leave them out without "
@@ -288,6 +287,8 @@ def _why_not_prunable(parameter: Tensor) -> str | None:
         return f"weight of type {parameter.dtype}, not supported".replace("torch.", "")
     if is_lazy(parameter):
         return None
+    if parameter.layout != torch.strided:
+        return f"weight of layout {parameter.layout}, not supported".replace("torch.", "")
     if not parameter.numel():
         return "weight without an entry"
     return "several of its entries share one place in memory" if overlaps_itself(parameter) else None

@@ -154,7 +154,8 @@ def prune(
     )
     masks = Masks(model, result.masks)  # what it refuses is refused before the model is changed
     set_weights(model, result.weights)
-    _copy_buffers(trial, model)
+    if num_recalibrated:
+        _copy_buffers(trial, model)
     return Pruned(masks, report, selection.skipped)
 
 
@@ -269,5 +270,5 @@ def uses_loss(method: PruningMethod) -> bool:
 def _copy_buffers(source: nn.Module, target: nn.Module) -> None:
     buffers = dict(source.named_buffers())
     for name, buffer in target.named_buffers():
-        if not torch.equal(buffer, buffers[name]):
+        if buffer.layout == torch.strided and not torch.equal(buffer, buffers[name]):
             buffer.copy_(buffers[name])

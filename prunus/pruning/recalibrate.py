@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from prunus.data.examples import Calibration, Examples, as_examples
 from prunus.errors import NoEffectWarning, StatisticsError
-from prunus.modules import check_module
+from prunus.modules import check_initialized
 from prunus.pruning.calibration_checks import check_finite_inputs, run_forward
 from prunus.pruning.masks import check_finite
 from prunus.pruning.progress import tracked
@@ -33,7 +33,8 @@ from prunus.training.modes import eval_mode
 from prunus.training.outputs import Forward, call_model
 from prunus.types import Progress
 
-BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+BatchNorm = nn.modules.batchnorm._BatchNorm
+"""BatchNorm of every dimension, and SyncBatchNorm."""
 
 
 @torch.no_grad()
@@ -60,7 +61,7 @@ def recalibrate_batchnorm(
         The number of layers that were set.
 
     Raises:
-        ModelError: Not a module.
+        ModelError: Not a module, or a tensor of it has no values.
         StatisticsError: No example, one alone where a layer needs two, a batch size below 1, or a shape that the model
             does not take. The model is not changed.
         NonFiniteError: Inputs of the model or of a layer are not finite. The model is not changed.
@@ -69,7 +70,7 @@ def recalibrate_batchnorm(
     >>> recalibrate_batchnorm(norm, torch.tensor([[1.0], [2.0], [6.0]])), norm.running_mean, norm.running_var
     (1, tensor([3.]), tensor([7.]))
     """
-    check_module(model)
+    check_initialized(model)
     examples = as_examples(inputs)
     if batch_size < 1:
         raise StatisticsError(

@@ -109,7 +109,8 @@ def prune_and_retrain(
     """
     check_recipes(densities, retrain, fit)
     method, scope = pruning_method(criterion), parse_scope(scope)
-    selection = select_weights(model, method, scope, include, exclude, within=within, strict=True)
+    original = getattr(model, "_orig_mod", model)  # of a compiled module, as Masks does
+    selection = select_weights(original, method, scope, include, exclude, within=within, strict=True)
     weights, within = selection.weights, selection.within
     scope.check(shapes_of(weights), densities, within)
     folder = None if checkpoints is None else Path(checkpoints)
@@ -123,18 +124,18 @@ def prune_and_retrain(
         _check_retraining(model, data, retrain, folder, forward, loss)
     masks, rounds = within, []
     for number, density in enumerate(densities, start=1):
-        weights = {name: find_parameter(model, name) for name in weights}  # `fit` may have replaced them
+        weights = {name: find_parameter(original, name) for name in weights}  # `fit` may have replaced them
         seeds = derive_seed(seed, "criterion", number), derive_seed(seed, "ties", number)
         examples = None
         if data is not None and method.needs_examples:
             examples = sample_examples(data.train, method.num_examples, seeds[0])
         result = method.prune(
-            model, weights, density, scope, examples,
+            original, weights, density, scope, examples,
             within=masks, seeds=seeds, forward=forward, loss=loss, progress=progress,
         )  # fmt: skip
         masks, epochs = result.masks, []
-        set_weights(model, result.weights)
-        with scaled_dropout(model, masks):
+        set_weights(original, result.weights)
+        with scaled_dropout(original, masks):
             if fit is not None:
                 train_with(fit, model, Masks(model, masks))
             elif data is not None:

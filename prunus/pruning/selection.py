@@ -85,7 +85,7 @@ def select_weights(
     weights = prunable_weights(model, include, exclude)
     if within is not None:
         check_boolean(within)
-        check_masks(dict(model.named_parameters(remove_duplicate=False)), within)
+        within = _by_first_name(model, within)
     reasons: dict[str, str] = {}
     summary = method.summary.rstrip(".")
     if method.uses_layer_inputs:
@@ -123,8 +123,26 @@ def select_weights(
     skipped = {name: skipped[name] for name, _ in model.named_parameters() if name in skipped}
     earlier = masks_of_torch(model, weights)
     if within is not None:
+        for name, mask in within.items():
+            if name not in weights and not mask.all():
+                raise ModelError(
+                    f"Expected earlier masks of the weights to prune, {list(weights)}, got one of {name!r}, which the "
+                    "result would leave out; leave out that mask and keep it yourself, or prune that weight too."
+                )
         earlier = {
             name: mask & within[name].to(mask.device) if name in within else mask
             for name, mask in (earlier or all_kept(weights)).items()
         }
     return PruneSelection(weights, skipped, earlier, view)
+
+
+def _by_first_name(model: nn.Module, masks: MaskDict) -> MaskDict:
+    """The masks by the first name of each parameter. Raises ModelError where a mask has no parameter."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    check_masks(parameters, masks)
+    first_names = {id(parameter): name for name, parameter in model.named_parameters()}
+    by_first_name: MaskDict = {}
+    for name, mask in masks.items():
+        first = first_names[id(parameters[name])]
+        by_first_name[first] = mask & by_first_name.get(first, mask)
+    return by_first_name

@@ -89,7 +89,7 @@ def sensitivity(
         DataError, StatisticsError: The examples cannot be used, or the criterion needs examples and there are none.
     """
     check_initialized(model)
-    trial = copied(model)
+    trial = copied(getattr(model, "_orig_mod", model))  # of a compiled module, as Masks does
     scored = (
         lookup("criterion", CRITERIA, criterion) if isinstance(criterion, str) else as_criterion(criterion)
     )

@@ -57,5 +57,14 @@ def _share_an_entry(tensor: Tensor, other: Tensor) -> bool:
 
 
 def overlaps_itself(tensor: Tensor) -> bool:
-    """Whether several entries of a tensor are one place in memory, as in an expanded tensor."""
-    return any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    """Whether several entries of a tensor are one place in memory, as in an expanded tensor.
+
+    >>> overlaps_itself(torch.zeros(1).expand(3)), overlaps_itself(torch.zeros(4, 3).T[:, ::2])
+    (True, False)
+    """
+    span = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride < span:
+            return True
+        span += (size - 1) * stride
+    return False

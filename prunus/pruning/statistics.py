@@ -112,9 +112,7 @@ class Criterion:
     """The weights that a ticket scores: those before or after training."""
 
     def __post_init__(self) -> None:
-        unknown = sorted(self.requires - set(NAMES))
-        if unknown:
-            raise StatisticsError(f"Expected a criterion to require some of {list(NAMES)}, got {unknown}.")
+        _check_names(self.requires, "Expected a criterion to require")
         for attribute in ("__name__", "__doc__", "__module__", "__qualname__"):
             value = getattr(self.function, attribute, None)
             if value is not None:
@@ -147,7 +145,7 @@ class Criterion:
                     f"Expected real numbers as the scores of {name!r} from the criterion {self.name!r}, got "
                     f"{score.dtype}; to keep chosen weights, pass masks as within=..."
                 )
-        return scores
+        return {name: s if s.is_floating_point() else s.double() for name, s in scores.items()}
 
 
 def criterion(
@@ -238,7 +236,8 @@ def collect(
         The statistics.
 
     Raises:
-        StatisticsError: No calibration examples where they are needed, or examples that the model does not take.
+        StatisticsError: No statistic of that name, no calibration examples where they are needed, or examples that the
+            model does not take.
         ModelError: The outputs are not logits of the labels, or a layer is not reached by the forward pass.
 
     >>> model = nn.Linear(1, 2, bias=False)
@@ -247,6 +246,7 @@ def collect(
     {'weight': tensor([[-0.5000],
             [ 0.5000]])}
     """
+    _check_names(requires, "Expected to collect")
     collected = {} if initial is None else {"initial": initial}
     examples = None if calibration is None else as_examples(calibration)
     for name in sorted(set(requires) - {"initial"}):
@@ -264,6 +264,13 @@ def collect(
             objective = make_objective(model, weights, examples, loss=loss, forward=forward)
             collected[name] = LOSS_STATISTICS[name](objective)
     return Statistics(weights, seed, masks, **collected)
+
+
+def _check_names(statistics: Collection[str], expected: str) -> None:
+    """Raise StatisticsError where there is no statistic of one of these names."""
+    unknown = sorted(set(statistics) - set(NAMES))
+    if unknown:
+        raise StatisticsError(f"{expected} some of {', '.join(NAMES)}, got {unknown}.")
 
 
 def _hessian_gradients(objective: Objective) -> Params:

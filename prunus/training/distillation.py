@@ -81,6 +81,5 @@ def distillation_loss(
 
 
 def _rows(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The logits [M, C] in float32 or wider, and the labels [M]."""
-    logits, labels = loss_rows(outputs, labels_of(batch), LOSSES["cross_entropy"])
-    return logits.float() if logits.dtype.itemsize < 4 else logits, labels  # autocast
+    """The logits [M, C] and the labels [M]."""
+    return loss_rows(outputs, labels_of(batch), LOSSES["cross_entropy"])

@@ -101,11 +101,12 @@ class Totals:
             return None
         try:
             logits = output_tensor(self.model, output)
-            logits = logits if not logits.dtype.itemsize < 4 else logits.float()
             num_classes = self.num_classes or int(labels.max()) + 1
             if labels.ndim == 1:
-                return check_logits(self.model, logits, len(labels), num_classes), labels
+                check_logits(self.model, logits, len(labels), num_classes)  # its error says more
             rows, flat_labels = loss_rows(logits, labels, LOSSES["cross_entropy"])
+            if labels.ndim == 1:
+                return rows, labels
             check_logits(self.model, rows, len(flat_labels), num_classes)
         except (ModelError, StatisticsError) as error:
             if not (self.loss_function is None and self.metric is None and model_loss is None):

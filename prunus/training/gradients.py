@@ -6,9 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from prunus.data.validation import count_labeled
-from prunus.training.checks import checked_forward
-from prunus.training.losses import AnyLoss, training_loss
-from prunus.training.outputs import Forward, call_model
+from prunus.errors import ModelError, StatisticsError
+from prunus.training.checks import checked_forward, unchanged
+from prunus.training.evaluation import labels_of_loss
+from prunus.training.losses import LOSSES, AnyLoss, loss_rows, training_loss
+from prunus.training.modes import eval_mode
+from prunus.training.outputs import Forward, call_model, output_field, output_tensor
 from prunus.training.parallel import Fabric, sum_gradients
 from prunus.training.precision import AUTOCAST_DTYPES
 from prunus.training.recipe import Recipe
@@ -36,6 +39,7 @@ class Gradients:
         self.model, self.recipe, self.forward, self.loss, self.fabric = model, recipe, forward, loss, fabric
         self.network: nn.Module = torch.compile(model) if recipe.compile else model  # type: ignore[assignment]
         self.device = next(model.parameters()).device.type
+        self._shifts_labels: bool | None = None
         self.dtype = AUTOCAST_DTYPES[recipe.autocast]
         self.scaler: torch.amp.GradScaler | None = None
         """Scales the loss in float16, so that small gradients do not become zero (Micikevicius et al. 2018)."""
@@ -61,12 +65,29 @@ class Gradients:
         parts = self._parts(inputs, labels)
         if len(parts) == 1 and self.fabric is None:
             return self._add_gradients(inputs, labels, 1.0)
-        num_labels, total = count_labeled(labels), torch.zeros((), device=labels.device)
+        num_labels = count_labeled(self.compared_labels(inputs, labels))
+        total = torch.zeros((), device=labels.device)
         for part in parts:
-            fraction = count_labeled(part[1]) / num_labels
+            fraction = count_labeled(self.compared_labels(*part)) / num_labels
             if fraction:
                 total += self._add_gradients(*part, fraction)
         return total if self.fabric is None else sum_gradients(list(self.model.parameters()), total)
+
+    def compared_labels(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """The labels that count in the loss, unless they are `IGNORE_INDEX`.
+
+        Args:
+            inputs: The batch [B, ...].
+            labels: Its labels [B, ...].
+
+        Returns:
+            `labels`, without the first of each sequence where the model shifts them (see `labels_of_loss`).
+        """
+        if self.loss is not None or labels.ndim != 2:
+            return labels
+        if self._shifts_labels is None:
+            self._shifts_labels = _shifts_labels(self.model, (inputs[:2], labels[:2]), self.forward)
+        return labels[:, 1:] if self._shifts_labels else labels
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Step the optimizer, unless scaled gradients are not finite; then the next scale is lower."""
@@ -114,3 +135,19 @@ class Gradients:
             loss = loss * fraction
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+
+@torch.no_grad()
+def _shifts_labels(model: nn.Module, batch: tuple[Tensor, Tensor], forward: Forward | None) -> bool | None:
+    """Whether the loss of a model compares logits with the label of the next position; None: no label counts."""
+    labels = batch[1]
+    if not count_labeled(labels):
+        return None
+    with unchanged(model), eval_mode(model):
+        output = call_model(model, batch, forward)
+    try:
+        rows, flat_labels = loss_rows(output_tensor(model, output), labels, LOSSES["cross_entropy"])
+    except (ModelError, StatisticsError):
+        return False
+    compared = labels_of_loss(rows, labels, output_field(output, "loss"))
+    return compared is not None and not torch.equal(compared, flat_labels)

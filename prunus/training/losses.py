@@ -163,8 +163,6 @@ def training_loss(
             )
         return mean_loss(model, output, batch, loss)
     logits, labels = loss_rows(output_tensor(model, output), labels_of(batch), LOSSES["cross_entropy"])
-    if logits.dtype.itemsize < 4:  # autocast
-        logits = logits.float()
     return F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, label_smoothing=label_smoothing)
 
 
@@ -180,7 +178,7 @@ def loss_rows(outputs: Tensor, targets: Tensor | None, loss: Loss) -> tuple[Tens
         loss: The loss.
 
     Returns:
-        Outputs [M, C] and labels [M], or numbers [M, C].
+        Outputs [M, C] in float32 or wider, as sums over rows need it, and labels [M], or numbers [M, C].
 
     Raises:
         StatisticsError: There are no targets, or they do not fit the outputs.
@@ -194,6 +192,8 @@ def loss_rows(outputs: Tensor, targets: Tensor | None, loss: Loss) -> tuple[Tens
             f"Expected labels for the loss {loss.name!r}, got a batch without; pass pairs of inputs and labels, dicts "
             "with 'labels', or loss=lambda output, batch: ..."
         )
+    if outputs.dtype.itemsize < 4:  # of a network in half precision, or autocast
+        outputs = outputs.float()
     if not loss.takes_labels:
         if outputs.shape == targets.shape and targets.is_floating_point() and outputs.dim():
             return outputs.reshape(len(outputs), -1), targets.reshape(len(targets), -1)

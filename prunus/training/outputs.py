@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prunus.data.examples import Batch, inputs_of, map_tensors
 from prunus.errors import ModelError
+from prunus.modules import unwrapped
 
 Forward = Callable[[nn.Module, Any], Any]
 """(model, batch) -> outputs."""
@@ -53,7 +54,7 @@ def call_model(model: nn.Module, batch: Batch, forward: Forward | None = None) -
 
 
 def _takes(model: nn.Module, name: str) -> bool:
-    parameters = inspect.signature(model.forward).parameters.values()
+    parameters = inspect.signature(unwrapped(model).forward).parameters.values()
     return any(parameter.name == name or parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
 
 

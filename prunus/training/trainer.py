@@ -153,7 +153,8 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate_at(self.recipe, (number + index / count) / self.recipe.epochs)
             inputs = augment_batch(self.augment, inputs, seed, number, index)
-            n = labels.numel() if is_labeled else count_labeled(labels)
+            compared = self.gradients.compared_labels(inputs, labels)
+            n = compared.numel() if is_labeled else count_labeled(compared)
             if n:
                 total += self.step(inputs, labels) * n
                 num_labeled += n

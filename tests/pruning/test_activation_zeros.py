@@ -40,6 +40,25 @@ def test_layers_that_compute_their_weights_have_their_own_names():
     assert list(prunus.activation_zeros(model, torch.ones(5, 2))) == ["0", "1"]
 
 
+def test_a_call_without_examples_does_not_count():
+    """As of an expert that no token is sent to."""
+
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.other = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x):
+            return torch.cat([self.first(x), self.other(x[:0])])
+
+    assert prunus.activation_zeros(Experts(), torch.ones(5, 2)) == {"first": 0.0}
+
+
+def test_layers_of_a_compiled_model_have_the_names_of_the_original():
+    model = torch.compile(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)), backend="eager")
+    assert list(prunus.activation_zeros(model, torch.ones(5, 2))) == ["0", "1"]
+
+
 def test_dropout_is_not_counted():
     model = nn.Sequential(nn.Dropout(0.9), nn.Linear(4, 1)).train()
     assert prunus.activation_zeros(model, torch.ones(5, 4)) == {"1": 0.0}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from prunus import models
-from prunus.errors import ModelError, NoPrunableWeightsError
+from prunus.errors import ModelError, NoPrunableWeightsError, NotPrunedWarning
 from prunus.models import MODELS
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.weight_layers import layer_kinds
@@ -142,3 +142,28 @@ def test_compiled_and_quantized_modules_are_refused_with_advice():
     quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(2, 2)))
     with pytest.raises(NoPrunableWeightsError, match=r"'0'.*packed integers; prune the model first"):
         prunable_weights(quantized)
+
+
+def test_excluded_lazy_layer_has_no_share_of_the_parameters():
+    model = nn.Sequential(nn.Embedding(3, 4), nn.LazyLinear(5), nn.Linear(4, 2))
+    with pytest.warns(NotPrunedWarning, match=r"54.5 % of its 22 parameters: 0\.weight"):
+        assert list(prunable_weights(model, exclude=["1.*"])) == ["2.weight"]
+
+
+def test_weight_whose_entries_overlap_in_memory_is_left_out():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(2, 3), nn.Linear(2, 3))
+    model[0].weight = nn.Parameter(torch.arange(1.0, 5.0).as_strided((3, 2), (1, 1)))
+    model[1].weight = nn.Parameter(torch.rand(2, 3).T)
+    with pytest.warns(NotPrunedWarning, match="several of its entries share one place in memory"):
+        assert list(prunable_weights(model)) == ["1.weight", "2.weight"]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+def test_weight_of_another_layout_is_left_out():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].weight = nn.Parameter(torch.eye(2).to_sparse())
+    model[1].weight = nn.Parameter(torch.eye(2).to_sparse_csr())
+    with pytest.warns(
+        NotPrunedWarning, match=r"0\.weight \(weight of layout sparse_coo.*sparse_csr, not supp"
+    ):
+        assert list(prunable_weights(model)) == ["2.weight"]

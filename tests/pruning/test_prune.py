@@ -107,6 +107,29 @@ def test_errors_of_the_report_are_measured_on_the_validation_split(model, data):
     assert report.damping > 0
 
 
+@pytest.mark.parametrize("layer", [nn.Linear(4, 4), nn.Conv2d(2, 2, 3), nn.Conv1d(2, 2, 3)])
+@pytest.mark.parametrize("criterion", ["magnitude", "wanda", "sparse_gpt"])
+def test_a_layer_that_is_called_without_examples_is_not_reached(layer, criterion):
+    """As an expert that no token is sent to."""
+
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.other = copy.deepcopy(layer), copy.deepcopy(layer)
+
+        def forward(self, x):
+            return torch.cat([self.first(x), self.other(x[:0])]).flatten(1)
+
+    inputs = torch.randn(20, *{1: (4,), 2: (2, 5), 3: (2, 5, 5)}[max(1, layer.weight.dim() - 1)])
+    if criterion == "magnitude":
+        report = prunus.prune(Experts(), 0.5, criterion=criterion, calibration=inputs).report
+        assert report.rows[0].error_before is not None
+        assert "never reached the layer of 'other.weight'" in report.unmeasured["other.weight"]
+    else:
+        with pytest.raises(ModelError, match=r"never reached the layer of 'other\.weight'"):
+            prunus.prune(Experts(), 0.5, criterion=criterion, calibration=inputs)
+
+
 def test_report_prints_a_table_and_is_json(model, data):
     report = prunus.prune(model, 0.5, scope="2:4", calibration=data).report
     assert all(word in str(report) for word in ("1.weight", "16 × 64", "50.00 % (50.00 %)", "error, zeroed"))
@@ -131,6 +154,13 @@ def test_recalibrate_changes_batchnorm_statistics_alone(model, data):
     assert changed(model.state_dict(), other) == names
 
 
+@pytest.mark.parametrize("recalibrate", [False, True])
+def test_a_sparse_buffer_stays_as_it_is(recalibrate, model, data):
+    model.register_buffer("graph", torch.eye(3).to_sparse())
+    prunus.prune(model, 0.5, calibration=data, recalibrate=recalibrate)
+    assert torch.equal(model.graph.to_dense(), torch.eye(3))
+
+
 def test_prune_within_masks_keeps_pruned_weights_pruned(model):
     outer = Layer().select({n: torch.rand_like(w) for n, w in prunable_weights(model).items()}, 0.6)
     prunus.prune(model, 0.5, criterion="random", within=outer)
@@ -147,6 +177,27 @@ def test_a_weight_without_an_earlier_mask_is_kept_as_a_whole(method, model, data
     prunus.prune(other, 0.5, within=ones | {"1.weight": mask}, **options)
     assert not changed(model.state_dict(), other)
     assert not model[1].weight[~mask].any()
+
+
+def test_an_earlier_mask_may_have_any_name_of_a_tied_weight():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    mask = torch.eye(4, dtype=torch.bool)
+    pruned = prunus.prune(model, 0.25, within={"1.weight": mask})
+    assert torch.equal(pruned.masks["0.weight"], mask)
+    pruned = prunus.prune(model, 2 / 16, within={"0.weight": mask, "1.weight": mask.cumsum(0) == 1})
+    assert pruned.masks["0.weight"].sum() == 2
+    assert not (pruned.masks["0.weight"] & ~mask).any()
+
+
+def test_an_earlier_mask_of_a_weight_that_is_not_pruned_is_refused(model):
+    """Training with the masks of the result would restore what it had pruned."""
+    before = state(model)
+    within = {"1.weight": torch.ones(16, 64, dtype=torch.bool), "4.weight": torch.rand(10, 16) < 0.5}
+    with pytest.raises(ModelError, match=r"earlier masks of the weights to prune.* got one of '4\.weight'"):
+        prunus.prune(model, 0.25, within=within, exclude=["4.*"])
+    assert not changed(before, model)
+    assert list(prunus.prune(model, 0.25, within=within, exclude=["1.*"]).masks) == ["4.weight"]
 
 
 def test_a_model_that_cannot_be_copied_is_refused_by_name():
@@ -167,6 +218,13 @@ def test_prune_accepts_functions_scores_and_values(model):
         prunus.prune(trial, 0.5, criterion=choice, scope=NByM(2, 4), include=["1.weight"])
     assert all(not changed(models[0].state_dict(), other) for other in models[1:])
     assert torch.equal(models[0][4].weight, model[4].weight)
+
+
+def test_scores_may_be_integers():
+    model, within = nn.Linear(4, 2), torch.tensor([[True, True, True, False], [True, True, True, True]])
+    scores = torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]])
+    pruned = prunus.prune(model, 0.5, criterion={"weight": scores}, scope="2:4", within={"weight": within})
+    assert pruned.masks["weight"].int().tolist() == [[0, 1, 1, 0], [1, 1, 0, 0]]
 
 
 def test_calibration_may_be_a_dataset_a_split_or_a_tuple(model, data):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from prunus.errors import NoEffectWarning, NonFiniteError, StatisticsError
+from prunus.errors import ModelError, NoEffectWarning, NonFiniteError, StatisticsError
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.seeds import make_generator
 
@@ -70,6 +70,18 @@ def test_statistics_equal_values_computed_by_hand():
     recalibrate_batchnorm(norm, torch.tensor([[0.0], [2.0], [4.0], [10.0]]), 2)
     assert norm.running_mean.item() == 4.0
     assert norm.running_var.item() == pytest.approx((16 + 4 + 0 + 36) / 3, rel=1e-6)
+
+
+def test_synchronized_norm_is_set_as_others():
+    model, inputs = chain(), draw(24, 3, 4, 4)
+    other = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
+    assert recalibrate_batchnorm(model, inputs, 8) == recalibrate_batchnorm(other, inputs, 8) == 2
+    close(statistics(model), statistics(other))
+
+
+def test_lazy_norm_is_refused():
+    with pytest.raises(ModelError, match="lazy and has no shape yet"):
+        recalibrate_batchnorm(nn.LazyBatchNorm1d(), draw(8, 3))
 
 
 def test_layer_that_is_far_from_zero_keeps_its_variance():

@@ -111,6 +111,14 @@ def test_update_of_the_method_is_put_into_the_model(mlp, data):
         assert not torch.equal(weight[mask], before.get_parameter(name)[mask])
 
 
+def test_names_are_those_of_the_module_that_was_compiled(mlp, data):
+    compiled = torch.compile(copy.deepcopy(mlp), backend="eager")
+    expected, got = go(mlp, data, [0.5]), go(compiled, data, [0.5])
+    assert list(got[0].masks) == list(expected[0].masks)
+    curves = sensitivity(compiled, data.validation, densities=[0.5])
+    assert list(curves) == list(got[0].masks)
+
+
 def test_methods_see_examples_of_the_training_split_alone(mlp, data):
     """Same masks and weights whatever the test split holds; and every example is one of the training split."""
     seen = []

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from prunus.data.examples import sample_examples
 from prunus.errors import ModelError, StatisticsError
@@ -138,6 +139,12 @@ def test_collect_without_examples_is_refused():
     assert collect(model, copies(model), {"initial"}).weights.keys() == copies(model).keys()
 
 
+def test_collect_of_an_unknown_statistic_is_refused():
+    model = normed()
+    with pytest.raises(StatisticsError, match=r"initial, gradients, .* got \['gradient'\]"):
+        collect(model, copies(model), {"gradient"}, Split(inputs(), LABELS))
+
+
 @pytest.mark.parametrize(
     ("x", "labels"),
     [
@@ -250,6 +257,20 @@ def test_outputs_that_do_not_depend_on_the_weights_are_refused(requires):
     constant = {"forward": lambda module, batch: torch.ones(len(batch[0]), 3)}
     with pytest.raises(StatisticsError, match="Expected outputs that depend on the weights"):
         collect(model, copies(model), {requires}, Split(inputs(), LABELS), **constant)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_activations_that_are_computed_again_are_refused(use_reentrant):
+    """They would be computed from the weights of the model, in the place of those that are scored."""
+
+    class Checkpointed(nn.Sequential):
+        def forward(self, x):
+            return self[1](checkpoint(super().forward, self[0](x), use_reentrant=use_reentrant))
+
+    model = Checkpointed(nn.Linear(4, 4), nn.Linear(4, 4))
+    with pytest.raises(ModelError, match="turn off activation checkpointing"):
+        collect(model, copies(model), {"gradients"}, Split(inputs(), LABELS))
 
 
 @pytest.mark.parametrize("requires", sorted(REQUIRES))

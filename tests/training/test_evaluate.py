@@ -116,6 +116,29 @@ def test_models_of_other_float_types_take_float32_data(dtype, small_data):
     assert result.n == expected.n
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_loss_by_name_is_added_up_in_single_precision(dtype):
+    """The sum of 20,000 losses is beyond float16, and has three digits in bfloat16."""
+    logits = (100 * draw(20_000, 5)).to(dtype)
+    split = Split(logits, labels(20_000))
+    results = [evaluate(nn.Identity(), split, 20_000, loss=loss).loss for loss in ("cross_entropy", None)]
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+def test_labels_of_a_dict_are_not_passed_to_a_wrapped_model_that_does_not_take_them(wrap):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 5)
+
+        def forward(self, inputs):
+            return self.layer(inputs)
+
+    model, batch = Model(), {"inputs": draw(6, 4), "labels": labels(6)}
+    assert evaluate(wrap(model), [batch]) == evaluate(model, [batch])
+
+
 def test_calls_see_the_batch_as_the_loader_makes_it():
     seen = []
 

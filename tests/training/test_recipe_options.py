@@ -130,6 +130,27 @@ def test_micro_batches_have_the_gradients_of_the_batch(size, mlp, small_data):
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(expected, gradients, strict=True))
 
 
+def test_micro_batches_of_a_causal_language_model_have_the_gradients_of_the_batch():
+    """The first label of a sequence does not count, so that a sequence whose others are ignored has none."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=20, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = transformers.LlamaForCausalLM(config)
+    tokens = torch.randint(0, 20, (6, 5))
+    labels = tokens.masked_fill(torch.arange(5) >= torch.tensor([5, 2, 1, 3, 5, 4])[:, None], -100)
+    results = []
+    for size in (None, 2, 1):
+        recipe = RECIPE.replace(micro_batch_size=size)
+        gradients = Gradients(model, recipe, lambda m, batch: m(input_ids=batch[0], labels=batch[1]))
+        loss = gradients.compute(tokens, labels)
+        assert gradients.compared_labels(tokens, labels).shape == (6, 4)
+        results.append([loss, *(parameter.grad for parameter in model.parameters())])
+    for other in results[1:]:
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(results[0], other, strict=True))
+
+
 def test_label_smoothing_is_cross_entropy_with_smoothed_targets(mlp, small_data):
     inputs, labels = small_data.train.inputs[:8], small_data.train.labels[:8]
     loss, _ = gradients_of(mlp.eval(), RECIPE.replace(label_smoothing=0.2), inputs, labels)

@@ -190,11 +190,13 @@ class _HookedLayer:
                 f"Expected a tensor as the input of the layer of {self.name!r} ({type(module).__name__}), got "
                 f"{'other arguments' if x is None else f'a {type(x).__name__}'}; exclude {self.name!r}."
             )
-        if x.shape[-1] != getattr(module, "in_features", x.shape[-1]):
-            return  # the layer's own error says more
+        self.first = None
+        is_own_error = x.shape[-1] != getattr(module, "in_features", x.shape[-1])
+        if is_own_error or not x.numel():
+            return  # the layer's own error says more; an expert that no token is sent to is not reached
         self.num_calls += 1
-        # Copied, as a forward may write over its input.
-        self.first = first_examples(module, x).clone() if self.num_calls <= NUM_COMPARED_CALLS else None
+        if self.num_calls <= NUM_COMPARED_CALLS:
+            self.first = first_examples(module, x).clone()  # copied, as a forward may write over its input
         try:
             self.add(x)
         except torch.OutOfMemoryError:

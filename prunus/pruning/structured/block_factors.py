@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import CheckpointError, ModelError, NoEffectWarning, SpecError
-from prunus.modules import check_module, trainable_parameters
+from prunus.modules import check_module, trainable_parameters, unwrapped
 from prunus.pruning.structured.blocks import RemovableBlock, check_removable, remove_blocks, residual_blocks
 
 
@@ -77,6 +77,7 @@ class BlockFactors:
         if not 0 <= momentum < 1:
             raise SpecError(f"Expected a momentum at least 0 and below 1, got {momentum!r}.")
         check_module(model)
+        model = unwrapped(model)
         hooks = [hook for module in model.modules() for hook in module._forward_hooks.values()]
         if any(getattr(hook, "func", None) is _scale for hook in hooks):
             raise ModelError(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from prunus.errors import ModelError, reason_of
-from prunus.modules import check_module
+from prunus.modules import check_module, unwrapped
 from prunus.pruning.structured.edits import merge_edits, set_attributes
 from prunus.pruning.structured.graph import (
     as_arguments,
@@ -62,6 +62,7 @@ def residual_blocks(model: nn.Module, example_inputs: object) -> list[RemovableB
         (7, 'layer1.0.bn2', ('layer1.0.conv1', 'layer1.0.bn1'))
     """
     check_module(model)
+    model = unwrapped(model)
     graph = trace_model(model, example_inputs).graph
     modules = dict(model.named_modules())
     blocks = []
@@ -149,6 +150,8 @@ def remove_blocks(
     """
     if isinstance(names, str) or not names:
         raise ModelError(f"Expected a list of names of residual blocks, got {names!r}.")
+    check_module(model)
+    model = unwrapped(model)
     if optimizer is not None:
         check_optimizer(model, optimizer)
     blocks = {block.name: block for block in residual_blocks(model, example_inputs)}

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import ModelError
-from prunus.masks import apply_masks
-from prunus.modules import copied
+from prunus.masks import apply_masks, check_masks
+from prunus.modules import copied, unwrapped
 from prunus.pruning.structured.analysis import analyze
 from prunus.pruning.structured.edits import select_indices, set_data
 from prunus.pruning.structured.flows import ChannelFlow, channel_flows
@@ -55,8 +55,11 @@ def dead_neurons(model: nn.Module, masks: MaskDict, example_inputs: object) -> l
         One report per layer, or group of layers; a neuron may be in both of its lists.
 
     Raises:
-        ModelError: The model cannot be exported, or does not take the inputs.
+        ModelError: The model cannot be exported, does not take the inputs, or has no parameter of the name and shape of
+            a mask.
     """
+    model = unwrapped(model)
+    check_masks(dict(model.named_parameters(remove_duplicate=False)), masks)
     flows = _checked_flows(analyze(model, example_inputs), model)
     remaining = _remaining_weights(model, flows, masks)
     return [_report(flow, ~_is_connected(flow, remaining)) for flow in flows]
@@ -79,6 +82,7 @@ def unchecked_layers(model: nn.Module, example_inputs: object) -> dict[str, str]
     >>> unchecked_layers(model, torch.ones(1, 2))
     {'2': 'output (output): the tensor is an output of the model'}
     """
+    model = unwrapped(model)
     analysis = analyze(model, example_inputs)
     refused = {
         name: str(refused_part.refusal)
@@ -123,6 +127,7 @@ def remove_dead_neurons(
         ModelError: The model cannot be exported, does not take the inputs, or the smaller model does not return the
             same for them.
     """
+    model = unwrapped(model)
     smaller = copied(model)
     smaller.load_state_dict(apply_masks(dict(smaller.state_dict()), masks))
     smaller.__dict__.pop("built_in", None)  # its shapes are its own now

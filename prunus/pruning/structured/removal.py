@@ -57,7 +57,7 @@ def remove_channels(
         if tensor.grad is not None
     }
     states = [] if optimizer is None else _smaller_states(optimizer, tensors, kept_indices)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    shapes = _shapes_by_all_names(model, tensors)
     for name, tensor in tensors.items():
         tensor.grad = None
         set_data(tensor, smaller[name])
@@ -74,6 +74,15 @@ def remove_channels(
         path, _, last = name.rpartition(".")
         edits.setdefault(path, {})[last] = {str(dim): i.tolist() for dim, i in kept_indices[name].items()}
     return edits
+
+
+def _shapes_by_all_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shapes of tensors by each of their names: every module that has a tied parameter has sizes of it."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    ids = {id(tensor) for tensor in tensors.values()}
+    for named in (model.named_parameters, model.named_buffers):
+        shapes |= {n: tuple(t.shape) for n, t in named(remove_duplicate=False) if id(t) in ids}
+    return shapes
 
 
 def check_optimizer(model: nn.Module, optimizer: object) -> None:

@@ -94,6 +94,17 @@ def test_network_without_blocks_computes_what_it_did_with_outputs_of_zero():
     assert torch.equal(prunus.remove_blocks(model, X, ["layer2.1.bn2"])(X), expected(X))
 
 
+def test_blocks_of_a_compiled_network_have_the_names_of_the_original(tmp_path):
+    model = Net()
+    compiled, x = torch.compile(model, backend="eager"), torch.randn(2, 64)
+    (block,) = prunus.residual_blocks(compiled, x)
+    assert block.name == "first.3"
+    assert prunus.remove_blocks(compiled, x, [block.name]) is model
+    prunus.save(model, tmp_path / "net.prunus")
+    loaded = prunus.load(tmp_path / "net.prunus", into=Net())
+    assert torch.equal(loaded.eval()(x), model.eval()(x))
+
+
 def test_edits_of_layers_that_are_removed_later_are_dropped():
     first = {"": {"size": 3}, "a": {"n": 1}, "a.b": {"n": 2}, "ab": {"n": 4}}
     assert merge_edits(first, {"": {"a": None}}) == {"": {"size": 3, "a": None}, "ab": {"n": 4}}

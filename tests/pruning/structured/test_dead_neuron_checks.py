@@ -158,3 +158,14 @@ def test_inputs_that_the_model_does_not_take_are_refused():
             remove_dead_neurons(model, with_dead(model), inputs)
         with pytest.raises(ModelError, match="does not take example inputs"):
             dead_neurons(model, with_dead(model), inputs)
+
+
+def test_masks_of_other_names_are_refused_and_a_compiled_model_has_those_of_the_original():
+    model, x = mlp(), torch.ones(1, 8)
+    masks = with_dead(model)
+    with pytest.raises(ModelError, match="named 'first', but the model has no parameter of that name"):
+        dead_neurons(model, {"first": masks["0.weight"]}, x)
+    compiled = torch.compile(model, backend="eager")
+    assert dead_neurons(compiled, masks, x) == dead_neurons(model, masks, x) != []
+    smaller, _, _ = remove_dead_neurons(compiled, masks, x)
+    assert smaller[0].out_features == 11

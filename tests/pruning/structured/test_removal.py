@@ -108,6 +108,22 @@ def test_modes_frozen_flags_and_attributes_are_carried_along(model):
     assert model.head.in_features == 4
 
 
+def test_every_layer_of_a_tied_weight_has_its_sizes():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.hidden = nn.Embedding(10, 8), nn.Linear(8, 8)
+            self.decode = nn.Linear(8, 10, bias=False)
+            self.decode.weight = self.embed.weight
+
+        def forward(self, tokens):
+            return self.decode(self.hidden(self.embed(tokens)).relu())
+
+    model, tokens = Tokens(), torch.arange(6).reshape(2, 3)
+    prunus.slim(model, tokens, density=0.5).apply()
+    assert model.embed.embedding_dim == model.decode.in_features == model.decode.weight.shape[1] == 4
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.*is deprecated:DeprecationWarning")
 def test_smaller_model_can_be_copied_exported_and_scripted(model):
     prunus.slim(model, X, density=0.5).apply()

@@ -126,7 +126,8 @@ def compress(
             param_hint="--no-train",
         )
     network = make_model(name, seed)
-    preset = preset or default_preset(network, train=not no_train, is_trained=weights is not None)
+    if preset is None:
+        preset = default_preset(network, train=not no_train, is_trained=weights is not None)
     options = {
         "criterion": criterion, "density": density, "bits": bits, "scope": scope, "rounds": rounds, "recipe": recipe,
         "optimizer": optimizer, "learning_rate": learning_rate, "momentum": momentum, "augmentation": augmentation,
@@ -136,7 +137,8 @@ def compress(
     changed = compression_recipe(preset, train=not no_train, **settings)
     check_options(
         changed, settings,
-        train=not no_train, training={"checkpoints": checkpoints}, max_accuracy_drop=max_accuracy_drop,
+        train=not no_train, max_accuracy_drop=max_accuracy_drop, has_metric=metric is not None,
+        training={"checkpoints": checkpoints, "backend": backend if backend == "sparse" else None},
     )  # fmt: skip
     task = tasks.import_task(forward, loss, metric)
     if weights is not None:

@@ -28,6 +28,7 @@ from prunus.errors import (
     OutputError,
     PrunusError,
     QuantizationError,
+    SpecError,
     UnknownNameError,
 )
 from prunus.models.initialization import glorot_normal
@@ -609,3 +610,33 @@ def test_save_converts_settings_to_builtin_types(trained, small_digits, tmp_path
     header = prunus.inspect(tmp_path / "m").metadata
     assert header["seed"] == 3
     assert header["recipe"]["density"] == {"1.weight": 0.25, "3.weight": 0.5}
+
+
+WRONG_TYPES = [
+    ({"encoding": "huffman"}, SpecError, "encoding of a compression recipe as a value of EncodingConfig"),
+    ({"half_precision_biases": "no"}, SpecError, "value of bool, got 'no'"),
+    ({"final_retrain": "default"}, SpecError, "value of Recipe, got 'default'"),
+    ({"epochs": 3}, SpecError, "epochs by stage, such as {'final_retrain': 5}, got 3"),
+    ({"learning_rate": "0.1"}, SpecError, "learning_rate to be a number, got '0.1'"),
+    ({"recipe": RECIPE}, UnknownNameError, "Unknown recipe CompressionRecipe"),
+    ({"kmeans_init": 3}, UnknownNameError, "initialization of k-means 3; available: linear"),
+    ({"preset": ""}, UnknownNameError, "compression preset ''"),
+    ({"preset": SHORT}, UnknownNameError, "compression preset Recipe"),
+    ({"backend": "sparse", "fit": print}, SpecError, "got fit and backend; leave out one of them"),
+]
+
+
+@pytest.mark.parametrize(("settings", "error", "message"), WRONG_TYPES)
+def test_settings_of_another_type_or_without_effect_are_refused(settings, error, message, trained, digits):
+    with pytest.raises(error, match=message):
+        prunus.compress(trained, data=digits, **settings)
+
+
+def test_a_wrapped_model_is_written_with_the_names_of_the_model_inside(trained, small_digits, tmp_path):
+    options = {"data": small_digits, "train": False}
+    plain = prunus.compress(trained, tmp_path / "plain", **options)
+    compiled = prunus.compress(torch.compile(trained, backend="eager"), tmp_path / "compiled", **options)
+    prunus.compress(nn.DataParallel(trained), tmp_path / "parallel", **options)
+    assert compiled.masks.keys() == plain.masks.keys()
+    for name in ("compiled", "parallel"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "plain").read_bytes()

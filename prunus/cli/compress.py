@@ -182,9 +182,8 @@ def _check_outputs(
     out: Path, page: Path, checkpoints: Path | None, *, force: bool, inputs: Sequence[Path]
 ) -> None:
     """Check that the file, its page and the checkpoints can be written without destroying an input."""
-    from prunus.diagnostics import why_not_writable
     from prunus.errors import OutputError
-    from prunus.files import check_writable
+    from prunus.files import check_writable, why_not_writable
 
     if checkpoints is not None:
         if reason := why_not_writable(checkpoints):

@@ -34,10 +34,11 @@ def check_dataset(data: Dataset, splits: Sequence[str] = SPLITS) -> None:
         raise DataError(
             f"Expected the name of a data set to be text that can be printed, got {data.name!r}; choose another `name`."
         )
-    if isinstance(data.class_names, str) or not hasattr(data.class_names, "__len__"):
+    class_names: object = data.class_names
+    if isinstance(class_names, str) or not hasattr(class_names, "__len__"):
         raise DataError(
-            f"Expected the class names of {data.name} as a tuple of texts, got {data.class_names!r}; use () where "
-            "labels are not classes."
+            f"Expected the class names of {data.name} as a tuple of texts, got {class_names!r}; use () where labels "
+            "are not classes."
         )
     num_classes = len(data.class_names)
     for name in splits:

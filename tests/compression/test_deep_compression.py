@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import math
 import re
 import warnings
 from contextlib import nullcontext
@@ -15,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import prunus
+from prunus.compression.accuracy_budget import Trial
 from prunus.compression.checks import bits_by_name
 from prunus.compression.stages import STAGES
 from prunus.errors import (
@@ -162,6 +164,11 @@ def test_compressed_prints_a_table_and_converts_to_json(compressed):
     assert [stage["name"] for stage in content["stages"]] == list(STAGES)
     assert content["stages"][-1]["bytes"] == content["file_bytes"] == compressed.file_bytes
     assert content["ratio"] == content["original_bytes"] / content["file_bytes"]
+    last = compressed.stages[-1]
+    undefined = dataclasses.replace(last, validation=dataclasses.replace(last.validation, metric=math.nan))
+    other = dataclasses.replace(compressed, stages=[undefined], trials=[Trial(0.5, 4, math.nan, 9)])
+    content = json.loads(json.dumps(other.to_json(), allow_nan=False))
+    assert content["stages"][0]["validation_metric"] is content["trials"][0]["accuracy_drop"] is None
 
 
 def test_save_accepts_any_module(tmp_path):

@@ -12,7 +12,6 @@ This module does not import torch before its functions run, so that it works in 
 
 import os
 import platform
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from prunus.errors import DataError
-from prunus.files import has_control_characters
+from prunus.files import why_not_writable
 from prunus.version import __version__
 
 REQUIRED = ("torch", "numpy", "safetensors", "constriction", "numba")
@@ -34,8 +33,12 @@ OPTIONAL: Mapping[str, tuple[str, ...]] = {
     "transformers": ("transformers", "accelerate"),
     "ray": ("ray",),
     "slurm": ("submitit",),
+    "images": ("pillow",),
 }
-"""The packages of each extra: pip install "prunus[NAME]"."""
+"""The packages of each extra, as a package index names them: pip install "prunus[NAME]"."""
+
+MODULES = {"pillow": "PIL"}
+"""The modules of the packages whose names differ from theirs."""
 
 COMPILED = "prunus.compression.codecs.huffman_kernel"
 """A module of functions that numba compiles; all such modules have one cache."""
@@ -87,28 +90,6 @@ def diagnose(store: Path | str = "store") -> Diagnosis:
     """
     parts = (_versions(), _machine(), _data(), _store(Path(store)), _optional(), _cache())
     return Diagnosis([finding for part in parts for finding in part])
-
-
-def why_not_writable(folder: Path) -> str:
-    """The reason why no file can be written in `folder`, or it cannot be created; empty if there is none.
-
-    Nothing is created.
-
-    >>> import tempfile
-    >>> why_not_writable(Path(tempfile.gettempdir()) / "new" / "folder"), why_not_writable(Path(__file__))
-    ('', 'it is not a folder')
-    """
-    if has_control_characters(folder):
-        return "its name has control characters"
-    # The nearest parent that exists: a missing folder would be created in it. `lexists` also finds broken links.
-    existing = next((path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)), folder)
-    if not existing.is_dir():
-        return "it is not a folder" if existing == folder else f"{existing} is not a folder"
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            return ""
-    except OSError as error:
-        return error.strerror or str(error)
 
 
 def _versions() -> Iterator[Finding]:
@@ -188,7 +169,7 @@ def _store(store: Path) -> Iterator[Finding]:
 def _optional() -> Iterator[Finding]:
     for extra, packages in OPTIONAL.items():
         for name in packages:
-            missing = find_spec(name) is None
+            missing = find_spec(MODULES.get(name, name)) is None
             yield Finding(
                 "optional", name, f'missing: pip install "prunus[{extra}]"' if missing else _version(name)
             )

@@ -122,6 +122,27 @@ def has_control_characters(path: AnyPath) -> bool:
     return any(unicodedata.category(character) == "Cc" for character in os.fspath(path))
 
 
+def why_not_writable(folder: Path) -> str:
+    """The reason why no file can be written in `folder`, or it cannot be created; empty if there is none.
+
+    Nothing is created.
+
+    >>> why_not_writable(Path(tempfile.gettempdir()) / "new" / "folder"), why_not_writable(Path(__file__))
+    ('', 'it is not a folder')
+    """
+    if has_control_characters(folder):
+        return "its name has control characters"
+    # The nearest parent that exists: a missing folder would be created in it. `lexists` also finds broken links.
+    existing = next((path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)), folder)
+    if not existing.is_dir():
+        return "it is not a folder" if existing == folder else f"{existing} is not a folder"
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
+
+
 def check_writable(path: AnyPath, *, force: bool = False, inputs: Iterable[AnyPath] = ()) -> None:
     """Check, before any work, that `path` can be written and that writing it destroys nothing.
 
@@ -154,14 +175,10 @@ def check_writable(path: AnyPath, *, force: bool = False, inputs: Iterable[AnyPa
             raise OutputError(
                 f"{name} cannot be written: {parent} is not a folder; make it first, or name another."
             )
-        try:
-            with tempfile.TemporaryFile(dir=target.parent):
-                pass
-        except OSError as cause:
+        if reason := why_not_writable(target.parent):
             raise OutputError(
-                f"{name} cannot be written: {cause.strerror or cause}; is {Path(name).parent} a folder you may "
-                "write to?"
-            ) from cause
+                f"{name} cannot be written: {reason}; is {Path(name).parent} a folder you may write to?"
+            )
 
 
 @contextmanager

@@ -17,13 +17,13 @@ from prunus.errors import PrunusError, SpecError, UnknownNameError
 T = TypeVar("T")
 
 
-def lookup(kind: str, table: Mapping[str, T], name: str) -> T:
+def lookup(kind: str, table: Mapping[str, T], name: object) -> T:
     """Return `table[name]`.
 
     Args:
         kind: What the table contains, for the error.
         table: The built-in components by name.
-        name: The name to look up.
+        name: The name to look up; anything that is no text is unknown.
 
     Returns:
         The component.
@@ -31,9 +31,9 @@ def lookup(kind: str, table: Mapping[str, T], name: str) -> T:
     Raises:
         UnknownNameError: The table has no such name; the message suggests one or lists them all.
     """
-    if name in table:
+    if isinstance(name, str) and name in table:
         return table[name]
-    hint = suggestion(name, table) or f"available: {', '.join(table)}."
+    hint = (isinstance(name, str) and suggestion(name, table)) or f"available: {', '.join(table)}."
     raise UnknownNameError(f"Unknown {kind} {name!r}; {hint}")
 
 

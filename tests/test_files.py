@@ -9,7 +9,14 @@ import pytest
 
 from prunus import files
 from prunus.errors import CheckpointError, OutputError, StoreError
-from prunus.files import after_writing, check_writable, create_folder, open_atomic, write_atomic
+from prunus.files import (
+    after_writing,
+    check_writable,
+    create_folder,
+    open_atomic,
+    why_not_writable,
+    write_atomic,
+)
 
 
 def fails(*arguments, **options):
@@ -268,3 +275,14 @@ def test_create_folder_refuses_impossible_folders(old):
 def test_check_writable_leaves_no_file(tmp_path):
     check_writable(tmp_path / "file")
     assert names(tmp_path) == []
+
+
+def test_why_not_writable_accepts_a_folder_that_can_be_created(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "broken").symlink_to("nowhere")
+    assert why_not_writable(tmp_path) == ""
+    assert why_not_writable(tmp_path / "new" / "folder") == ""
+    assert why_not_writable(tmp_path / "file") == "it is not a folder"
+    assert why_not_writable(tmp_path / "file" / "below") == f"{tmp_path / 'file'} is not a folder"
+    assert why_not_writable(tmp_path / "broken") == "it is not a folder"
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "broken"}

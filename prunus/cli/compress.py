@@ -126,7 +126,8 @@ def compress(
             param_hint="--no-train",
         )
     network = make_model(name, seed)
-    preset = preset or default_preset(network, train=not no_train, is_trained=weights is not None)
+    if preset is None:
+        preset = default_preset(network, train=not no_train, is_trained=weights is not None)
     options = {
         "criterion": criterion, "density": density, "bits": bits, "scope": scope, "rounds": rounds, "recipe": recipe,
         "optimizer": optimizer, "learning_rate": learning_rate, "momentum": momentum, "augmentation": augmentation,
@@ -136,7 +137,8 @@ def compress(
     changed = compression_recipe(preset, train=not no_train, **settings)
     check_options(
         changed, settings,
-        train=not no_train, training={"checkpoints": checkpoints}, max_accuracy_drop=max_accuracy_drop,
+        train=not no_train, max_accuracy_drop=max_accuracy_drop, has_metric=metric is not None,
+        training={"checkpoints": checkpoints, "backend": backend if backend == "sparse" else None},
     )  # fmt: skip
     task = tasks.import_task(forward, loss, metric)
     if weights is not None:
@@ -180,9 +182,8 @@ def _check_outputs(
     out: Path, page: Path, checkpoints: Path | None, *, force: bool, inputs: Sequence[Path]
 ) -> None:
     """Check that the file, its page and the checkpoints can be written without destroying an input."""
-    from prunus.diagnostics import why_not_writable
     from prunus.errors import OutputError
-    from prunus.files import check_writable
+    from prunus.files import check_writable, why_not_writable
 
     if checkpoints is not None:
         if reason := why_not_writable(checkpoints):

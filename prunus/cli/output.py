@@ -147,7 +147,9 @@ def _column_widths(cells: Sequence[Sequence[str]], available: int) -> list[int]:
     available -= len(GAP) * (len(widths) - 1)
     for least in (words, [1] * len(words)):
         while sum(widths) > available and widths != least:
-            narrowed = max(range(len(widths)), key=lambda index: (widths[index] > least[index], widths[index]))
+            narrowed = max(
+                range(len(widths)), key=lambda index: (widths[index] > least[index], widths[index])
+            )
             widths[narrowed] -= 1
     return widths
 

@@ -26,7 +26,7 @@ def pack(
     from prunus.models.checkpoints import read_checkpoint, stored_bytes
     from prunus.report import formatting
 
-    path = out or file.with_suffix(".prunus")
+    path = out or (file.with_suffix(".prunus") if file.name else file)
     check_writable(path, force=force, inputs=[file])
     checkpoint = read_checkpoint(file)
     if checkpoint.keys:

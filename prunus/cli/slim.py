@@ -78,7 +78,7 @@ def slim(
     from prunus.cli import networks, tasks
     from prunus.cli.devices import resolve_device, use_threads
     from prunus.cli.output import echo_json, log
-    from prunus.data.examples import as_examples
+    from prunus.data.examples import DEFAULT_NUM_EXAMPLES, as_examples
     from prunus.errors import ModelError
     from prunus.files import after_writing, check_writable
     from prunus.modules import copied
@@ -102,7 +102,8 @@ def slim(
         log(f"{model} has the initial weights of seed {seed}; pass trained weights with --weights FILE")
     needs_data = scorer.needs_examples or refit
     loaded = networks.load_calibration(model, network, data, needs_data, device=device, seed=seed)
-    calibration = None if loaded is None else as_examples(loaded).take(slice(calibration_examples or 1024))
+    num_examples = calibration_examples or DEFAULT_NUM_EXAMPLES
+    calibration = None if loaded is None else as_examples(loaded, num_examples).take(slice(num_examples))
     example = _example(model, network, input_shape, None if calibration is None else calibration.inputs)
     if file_bytes and path.suffix != ".prunus":
         raise ModelError(f"Expected a file that ends in .prunus with --file-bytes, got {path}.")

@@ -1,5 +1,6 @@
 """Checks of Deep Compression before any work: the weights to compress, their bits, and a trial of the last steps."""
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -100,6 +101,7 @@ def check_options(
     train: bool,
     training: Mapping[str, object],
     max_accuracy_drop: float | None,
+    has_metric: bool = False,
 ) -> None:
     """Raise SpecError where an option has no effect, or contradicts another.
 
@@ -107,7 +109,9 @@ def check_options(
         recipe: The recipe with the settings.
         settings: The settings that were changed, by name; None: not changed.
         train, max_accuracy_drop: See `compress`.
-        training: The arguments of `compress` that have no effect without training, by name; None: not given.
+        training: The arguments of `compress` that have no effect without training, by name; None: not given. The
+            backend is one of them where it is "sparse", which applies to retraining only.
+        has_metric: Whether `max_accuracy_drop` is in units of a metric, which may be larger than 100.
 
     Raises:
         SpecError: An option has no effect without training, or fixes what is searched for.
@@ -119,7 +123,7 @@ def check_options(
             "train."
         )
     if training.get("fit") is not None and (
-        unused := sorted(changed & {*STAGES_TRAINED, *TRAINING_SETTINGS})
+        unused := sorted(changed & {*STAGES_TRAINED, *TRAINING_SETTINGS, "backend"})
     ):
         raise SpecError(
             f"Expected either fit, which trains in the place of the recipes, or settings of them, got fit and "
@@ -128,10 +132,11 @@ def check_options(
     if max_accuracy_drop is None:
         return
     is_number = isinstance(max_accuracy_drop, int | float) and not isinstance(max_accuracy_drop, bool)
-    if not is_number or not 0 <= max_accuracy_drop <= 100:
+    highest = math.inf if has_metric else 100
+    if not is_number or not 0 <= max_accuracy_drop <= highest:
+        unit = "0 or more units of the metric" if has_metric else "0 to 100 percentage points"
         raise SpecError(
-            f"Expected max_accuracy_drop to be 0 to 100 percentage points, got {max_accuracy_drop!r}; use a value such "
-            "as 1.0."
+            f"Expected max_accuracy_drop to be {unit}, got {max_accuracy_drop!r}; use a value such as 1.0."
         )
     if "density" in changed:
         raise SpecError(

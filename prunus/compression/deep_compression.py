@@ -105,7 +105,8 @@ def compress(
         checkpoints: Directory of checkpoints, from which an interrupted call resumes bit-identically.
         report: Called after each epoch; not by `fit`.
         progress: Called after every batch of a training, as by `train`; with a total of 0 before the other steps.
-        backend: What retrains pruned networks, as for `prunus.train`; "sparse" applies to retraining only.
+        backend: What retrains pruned networks, as for `prunus.train`; "sparse" applies to retraining only, and not to
+            `fit`.
         settings: Settings of the recipe to change, such as density=0.3, bits=4 or criterion="obs"; see
             `change_recipe`.
 
@@ -127,11 +128,15 @@ def compress(
     """
     check_backend(backend)
     recipe = compression_recipe(preset, train=train, **settings)
+    retrained_by = backend if backend == "sparse" else None
     check_options(
         recipe, settings,
-        train=train, max_accuracy_drop=max_accuracy_drop,
-        training={"train_first": train_first or None, "checkpoints": checkpoints, "fit": fit},
+        train=train, max_accuracy_drop=max_accuracy_drop, has_metric=metric is not None,
+        training={
+            "train_first": train_first or None, "checkpoints": checkpoints, "fit": fit, "backend": retrained_by
+        },
     )  # fmt: skip
+    model = getattr(model, "_orig_mod", model)  # of a compiled module, as `prune` does
     check_initialized(model)
     copy = copied(model)
     task = {"forward": forward, "loss": loss, "metric": metric}

@@ -17,6 +17,9 @@ from prunus.registry import lookup
 from prunus.training.recipe import RECIPES, Recipe
 from prunus.types import Density, MaskDict
 
+STAGES_TRAINED = ("dense", "retrain", "final_retrain", "finetune")
+"""The settings of a compression recipe that are recipes of a training."""
+
 
 @dataclass(frozen=True)
 class CompressionRecipe:
@@ -47,6 +50,19 @@ class CompressionRecipe:
     """Whether to round parameters that are neither pruned nor quantized, such as biases, to half precision."""
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
     source: str = ""
+
+    def __post_init__(self) -> None:
+        kinds = {
+            "encoding": EncodingConfig,
+            "half_precision_biases": bool,
+            **dict.fromkeys(STAGES_TRAINED, Recipe),
+        }
+        for name, kind in kinds.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise SpecError(
+                    f"Expected {name} of a compression recipe as a value of {kind.__name__}, got {value!r}; pass one."
+                )
 
     def replace(self, **changes: object) -> "CompressionRecipe":
         """The same recipe with some settings changed."""
@@ -177,8 +193,6 @@ COMPRESSION_RECIPES: Mapping[str, CompressionRecipe] = {
 color images and trained weights `cnn`, any other model `default`; without training, every model uses
 `without-training`."""
 
-STAGES_TRAINED = ("dense", "retrain", "final_retrain", "finetune")
-"""The settings of a compression recipe that are recipes of a training."""
 WEIGHT_SETTINGS = ("recipe", "optimizer", "momentum", "learning_rate")
 """What `change_recipe` changes in the trainings of weights; the training of centroids, whose gradients are sums, keeps
 its own."""
@@ -201,7 +215,7 @@ def compression_recipe(
     Raises:
         SpecError, UnknownNameError: As `change_recipe`, or there is no preset of this name.
     """
-    recipe = preset or ("default" if train else "without-training")
+    recipe = ("default" if train else "without-training") if preset is None else preset
     if not isinstance(recipe, CompressionRecipe):
         recipe = lookup("compression preset", COMPRESSION_RECIPES, recipe)
     changed = change_recipe(recipe, **{key: value for key, value in settings.items() if value is not None})
@@ -231,7 +245,7 @@ def change_recipe(
         The changed recipe.
 
     Raises:
-        SpecError: There is no setting of a name.
+        SpecError: There is no setting of a name, or a value is of another type.
         UnknownNameError: There is no recipe, or no stage, of a name.
 
     >>> changed = change_recipe(COMPRESSION_RECIPES["default"], bits=4, optimizer="sgd", epochs={"finetune": 1})
@@ -245,9 +259,16 @@ def change_recipe(
             f"({', '.join(TRAINING_SETTINGS)}), got {sorted(unknown)}; correct the name."
         )
     changed = compression.replace(**{name: settings.pop(name) for name in names & settings.keys()})
-    common = lookup("recipe", RECIPES, recipe) if isinstance(recipe, str) else recipe
+    common = recipe if recipe is None or isinstance(recipe, Recipe) else lookup("recipe", RECIPES, recipe)
     last = (common or changed.final_retrain).learning_rate
-    for stage in {} if epochs is None else epochs:
+    if learning_rate is not None and not isinstance(learning_rate, int | float):
+        raise SpecError(f"Expected learning_rate to be a number, got {learning_rate!r}; correct it.")
+    if epochs is not None and not isinstance(epochs, Mapping):
+        raise SpecError(
+            f"Expected epochs by stage, such as {{'final_retrain': 5}}, got {epochs!r}; name the stages "
+            f"({', '.join(STAGES_TRAINED)})."
+        )
+    for stage in epochs or {}:
         lookup("stage", dict.fromkeys(STAGES_TRAINED), stage)
     for stage in STAGES_TRAINED:
         training: Recipe = getattr(changed, stage)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import isnan
+from math import isfinite, isnan
 
 from torch import nn
 
@@ -70,7 +70,8 @@ class Compressed:
         return [dense, *(replace(stage, bytes=stage.bytes + self.metadata_bytes) for stage in others)]
 
     def to_json(self) -> dict[str, object]:
-        """Return a JSON-serializable dictionary; errors are in percent."""
+        """Return a JSON-serializable dictionary; errors are in percent, and None stands for NaN and infinity."""
+        trials = [{**asdict(trial), "accuracy_drop": _finite(trial.accuracy_drop)} for trial in self.trials]
         return {
             "file_bytes": self.file_bytes,
             "original_bytes": self.stages[0].bytes,
@@ -82,12 +83,16 @@ class Compressed:
                     "name": s.name,
                     "bytes": s.bytes,
                     "num_kept": s.num_kept,
-                    "validation_error": None if isnan(s.validation.accuracy) else s.validation.error,
-                    **({} if s.validation.metric is None else {"validation_metric": s.validation.metric}),
+                    "validation_error": _finite(s.validation.error),
+                    **(
+                        {}
+                        if s.validation.metric is None
+                        else {"validation_metric": _finite(s.validation.metric)}
+                    ),
                 }
                 for s in self.file_stages
             ],
-            **({"trials": [asdict(trial) for trial in self.trials]} if self.trials else {}),
+            **({"trials": trials} if trials else {}),
         }
 
     def __str__(self) -> str:
@@ -107,6 +112,11 @@ class Compressed:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ("  ".join(map(str.rjust, row[1:], widths[1:])) for row in rows)
         return "\n".join(f"{row[0]:{widths[0]}}  {line}" for row, line in zip(rows, lines, strict=True))
+
+
+def _finite(number: float) -> float | None:
+    """`number`, or None, because JSON has neither NaN nor infinity."""
+    return number if isfinite(number) else None
 
 
 def _quality(result: Evaluation) -> str:

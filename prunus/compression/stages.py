@@ -18,7 +18,7 @@ from prunus.compression.save import clear_negative_zeros, file_metadata, recipe_
 from prunus.compression.without_training import CalibratedLayers
 from prunus.data.examples import Examples, sample_examples
 from prunus.masks import Masks, all_kept
-from prunus.modules import copied, find_parameter
+from prunus.modules import copied, find_parameter, unwrapped
 from prunus.pruning.methods import pruning_method
 from prunus.pruning.obs.hessian import DAMPING, layer_hessians
 from prunus.pruning.recalibrate import recalibrate_batchnorm
@@ -236,12 +236,13 @@ class CompressionRun:
 
     def encode(self, encodings: Sequence[EncodingConfig]) -> list[EncodedState]:
         """Encode the model once with each encoding, as `save` writes it."""
-        return encode_tensors(clear_negative_zeros(self.model.state_dict())[0], encodings)
+        return encode_tensors(clear_negative_zeros(unwrapped(self.model).state_dict())[0], encodings)
 
     def file_content(self, encoded: EncodedState) -> bytes:
         """The file of the encoded model, with all metadata."""
-        num_cleared = clear_negative_zeros(self.model.state_dict())[1]
-        metadata = {**file_metadata(num_cleared, self.model), **recipe_metadata(self.recipe, self.seed)}
+        model = unwrapped(self.model)
+        num_cleared = clear_negative_zeros(model.state_dict())[1]
+        metadata = {**file_metadata(num_cleared, model), **recipe_metadata(self.recipe, self.seed)}
         return encoded.to_bytes(
-            model=getattr(self.model, "built_in", None), metadata={**metadata, "data": self.data.name}
+            model=getattr(model, "built_in", None), metadata={**metadata, "data": self.data.name}
         )

@@ -3,6 +3,7 @@
 A data set is a function (root, seed, download) -> Dataset. The built-in ones are in DATASETS.
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 
 
 def load_data(
-    name: str,
+    name: str | os.PathLike[str],
     *,
     root: str | Path | None = None,
     device: str = "cpu",
@@ -73,6 +74,7 @@ def load_data(
         >>> load_data("digits").provenance
         "embedded copy of UCI's optical digits, test file"
     """
+    name = os.fspath(name)
     with reporting(progress):
         if progress is not None:
             progress(f"loading {name}", 0, 0)

@@ -23,7 +23,7 @@ def check_dataset(data: Dataset, splits: Sequence[str] = SPLITS) -> None:
         splits: The names of the splits to check.
 
     Raises:
-        DataError: It is no Dataset, has an unsuitable name, or a split is unsuitable.
+        DataError: It is no Dataset, has an unsuitable name or class names, or a split is unsuitable.
     """
     if not isinstance(data, Dataset):
         raise DataError(
@@ -33,6 +33,12 @@ def check_dataset(data: Dataset, splits: Sequence[str] = SPLITS) -> None:
     if not isinstance(data.name, str) or not data.name.isprintable():
         raise DataError(
             f"Expected the name of a data set to be text that can be printed, got {data.name!r}; choose another `name`."
+        )
+    class_names: object = data.class_names
+    if isinstance(class_names, str) or not hasattr(class_names, "__len__"):
+        raise DataError(
+            f"Expected the class names of {data.name} as a tuple of texts, got {class_names!r}; use () where labels "
+            "are not classes."
         )
     num_classes = len(data.class_names)
     for name in splits:

@@ -50,14 +50,19 @@ class PruningCallback:
         self._make = partial(GradualPruning, schedule, density=density, rounds=rounds, every=every, **options)
 
     def start_pruning(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Tensor] | None = None
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        num_steps: int,
+        state: dict[str, Tensor] | None = None,
     ) -> None:
         """Begin, or continue from the `state_dict` of an interrupted training.
 
         Args:
             model: The model that is trained.
             optimizer: Its optimizer.
-            state: The state of the gradual pruning; None: the training is a new one.
+            num_steps: The number of optimizer steps that the library has counted so far.
+            state: The state of the gradual pruning; None: its schedule begins with the next step.
 
         Raises:
             PrunusError: See `prunus.GradualPruning`.
@@ -65,10 +70,12 @@ class PruningCallback:
         self.pruning = self._make(model=model, optimizer=optimizer)
         if state:
             self.pruning.load_state_dict(state)
+        # A library may count the steps of an earlier training too, which the schedule does not.
+        self._earlier_steps = num_steps - self.pruning.num_steps
 
     def prune_until(self, num_steps: int) -> None:
-        """Do what is due after this number of optimizer steps."""
-        while self.pruning is not None and self.pruning.num_steps < num_steps:
+        """Do what is due after this number of optimizer steps, as the library counts them."""
+        while self.pruning is not None and self._earlier_steps + self.pruning.num_steps < num_steps:
             self.pruning.step()
 
     def finish_pruning(self, *, is_writer: bool) -> None:

@@ -11,7 +11,8 @@ from prunus.integrations.callback import PruningCallback
 class LightningPruning(PruningCallback, Callback):
     """Prunes a LightningModule by a schedule while it trains, and writes a `.prunus` file at the end.
 
-    Checkpoints of Lightning hold the state of the pruning, so that `trainer.fit(..., ckpt_path=...)` continues it.
+    Checkpoints of Lightning hold the state of the pruning, so that `trainer.fit(..., ckpt_path=...)` continues it. In
+    another `fit`, or from a checkpoint without this state, the schedule begins with the first step.
 
         trainer = lightning.Trainer(callbacks=[LightningPruning(0.2, rounds=10, every=50, path="model.prunus")])
     """
@@ -26,7 +27,7 @@ class LightningPruning(PruningCallback, Callback):
                 "prunus.GradualPruning in the training step."
             )
         state, self._state = self._state, None  # another training starts without it
-        self.start_pruning(trainer.lightning_module, trainer.optimizers[0], state)
+        self.start_pruning(trainer.lightning_module, trainer.optimizers[0], trainer.global_step, state)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Prune where it is due; a step of the optimizer may have several batches."""

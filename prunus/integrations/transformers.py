@@ -49,7 +49,7 @@ class TransformersPruning(PruningCallback, TrainerCallback):
                     f"Expected the state of the pruning in {path}, got {error}; train from the start, or resume from a "
                     "checkpoint that was made with this callback."
                 ) from error
-        self.start_pruning(kwargs["model"], kwargs["optimizer"], saved)
+        self.start_pruning(kwargs["model"], kwargs["optimizer"], state.global_step, saved)
 
     def on_step_end(self, *arguments: Any, **kwargs: Any) -> None:
         """Prune where it is due."""

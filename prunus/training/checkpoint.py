@@ -8,7 +8,6 @@ not at all.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from prunus.errors import CheckpointError
-from prunus.files import create_folder, write_atomic
+from prunus.files import create_folder, why_not_writable, write_atomic
 from prunus.training.identity import Identity, digest, identity_differences
 from prunus.training.state import add_prefix, strip_prefix
 
@@ -27,11 +26,9 @@ def check_checkpoint_writable(path: Path) -> None:
     """Raise CheckpointError if no checkpoint can be written to `path`, whose folders need not exist yet."""
     if path.is_dir():
         raise CheckpointError(f"The checkpoint {path} would be a file, but is a folder; choose another name.")
-    existing = next(folder for folder in path.absolute().parents if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
+    if reason := why_not_writable(path.parent):
         raise CheckpointError(
-            f"No checkpoint can be written to {path.parent}: {existing} is not a folder that can be written to; choose "
-            "another."
+            f"No checkpoint can be written to {path.parent}: {reason}; choose another folder."
         )
 
 

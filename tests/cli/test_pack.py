@@ -105,3 +105,8 @@ def test_prunus_file_is_taken_as_weights(run_cli, tmp_path, monkeypatch):
         "o.prunus",
     )
     assert int(read("o.prunus")["1.weight"].count_nonzero()) == 320
+
+
+def test_a_folder_is_no_file_to_pack(run_cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "it is a folder" in run_cli("pack", ".", code=1).err

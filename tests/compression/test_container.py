@@ -212,6 +212,12 @@ def test_save_raises_for_metadata_that_prunus_writes_itself(metadata, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_an_encoding_of_another_type_is_named():
+    for encode in (prunus.saved_size, lambda model, encoding: pack(model.state_dict(), encoding=encoding)):
+        with pytest.raises(ContainerError, match=r"prunus\.EncodingConfig, got 'huffman'; pass"):
+            encode(torch.nn.Linear(2, 2), encoding="huffman")
+
+
 @pytest.mark.parametrize(
     "state",
     [

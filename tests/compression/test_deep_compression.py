@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import math
 import re
 import warnings
 from contextlib import nullcontext
@@ -15,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import prunus
+from prunus.compression.accuracy_budget import Trial
 from prunus.compression.checks import bits_by_name
 from prunus.compression.stages import STAGES
 from prunus.errors import (
@@ -28,6 +30,7 @@ from prunus.errors import (
     OutputError,
     PrunusError,
     QuantizationError,
+    SpecError,
     UnknownNameError,
 )
 from prunus.models.initialization import glorot_normal
@@ -161,6 +164,11 @@ def test_compressed_prints_a_table_and_converts_to_json(compressed):
     assert [stage["name"] for stage in content["stages"]] == list(STAGES)
     assert content["stages"][-1]["bytes"] == content["file_bytes"] == compressed.file_bytes
     assert content["ratio"] == content["original_bytes"] / content["file_bytes"]
+    last = compressed.stages[-1]
+    undefined = dataclasses.replace(last, validation=dataclasses.replace(last.validation, metric=math.nan))
+    other = dataclasses.replace(compressed, stages=[undefined], trials=[Trial(0.5, 4, math.nan, 9)])
+    content = json.loads(json.dumps(other.to_json(), allow_nan=False))
+    assert content["stages"][0]["validation_metric"] is content["trials"][0]["accuracy_drop"] is None
 
 
 def test_save_accepts_any_module(tmp_path):
@@ -609,3 +617,33 @@ def test_save_converts_settings_to_builtin_types(trained, small_digits, tmp_path
     header = prunus.inspect(tmp_path / "m").metadata
     assert header["seed"] == 3
     assert header["recipe"]["density"] == {"1.weight": 0.25, "3.weight": 0.5}
+
+
+WRONG_TYPES = [
+    ({"encoding": "huffman"}, SpecError, "encoding of a compression recipe as a value of EncodingConfig"),
+    ({"half_precision_biases": "no"}, SpecError, "value of bool, got 'no'"),
+    ({"final_retrain": "default"}, SpecError, "value of Recipe, got 'default'"),
+    ({"epochs": 3}, SpecError, "epochs by stage, such as {'final_retrain': 5}, got 3"),
+    ({"learning_rate": "0.1"}, SpecError, "learning_rate to be a number, got '0.1'"),
+    ({"recipe": RECIPE}, UnknownNameError, "Unknown recipe CompressionRecipe"),
+    ({"kmeans_init": 3}, UnknownNameError, "initialization of k-means 3; available: linear"),
+    ({"preset": ""}, UnknownNameError, "compression preset ''"),
+    ({"preset": SHORT}, UnknownNameError, "compression preset Recipe"),
+    ({"backend": "sparse", "fit": print}, SpecError, "got fit and backend; leave out one of them"),
+]
+
+
+@pytest.mark.parametrize(("settings", "error", "message"), WRONG_TYPES)
+def test_settings_of_another_type_or_without_effect_are_refused(settings, error, message, trained, digits):
+    with pytest.raises(error, match=message):
+        prunus.compress(trained, data=digits, **settings)
+
+
+def test_a_wrapped_model_is_written_with_the_names_of_the_model_inside(trained, small_digits, tmp_path):
+    options = {"data": small_digits, "train": False}
+    plain = prunus.compress(trained, tmp_path / "plain", **options)
+    compiled = prunus.compress(torch.compile(trained, backend="eager"), tmp_path / "compiled", **options)
+    prunus.compress(nn.DataParallel(trained), tmp_path / "parallel", **options)
+    assert compiled.masks.keys() == plain.masks.keys()
+    for name in ("compiled", "parallel"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "plain").read_bytes()

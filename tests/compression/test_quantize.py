@@ -184,6 +184,13 @@ def test_a_killed_training_continues_from_the_users_own_checkpoint(data):
             state = {name: tensor for name, tensor in state.items() if tensor is not None}
             with pytest.raises(CheckpointError, match=r"codebook, codes and mask of '1\.weight'"):
                 CodebookConstraint.from_state_dict(network(), state)
+    for part, change in (("codes", lambda codes: codes.long() - 4), ("codebook", lambda book: book[None])):
+        state = load(stored)
+        state[f"1.weight/{part}"] = change(state[f"1.weight/{part}"])
+        with pytest.raises(CheckpointError, match=r"codebook, codes and mask of '1\.weight'"):
+            CodebookConstraint.from_state_dict(network(), state)
+    with pytest.raises(ModelError):  # a state of something else
+        CodebookConstraint.from_state_dict(network(), {"step": torch.ones(())})
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

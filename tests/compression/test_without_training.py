@@ -95,6 +95,7 @@ NO_EFFECT = {
     "augmentation": "shift",
     "optimizer": "sgd",
     "fit": lambda model, masks: None,
+    "backend": "sparse",
 }
 
 
@@ -110,6 +111,8 @@ BAD_BUDGETS = [
     ({"max_accuracy_drop": True}, "got True"),
     ({"max_accuracy_drop": "1"}, "got '1'"),
     ({"max_accuracy_drop": 1.0, "density": 0.5}, "got 1.0 points and 0.5; leave one of them out"),
+    ({"max_accuracy_drop": 101.0}, "0 to 100 percentage points, got 101"),
+    ({"max_accuracy_drop": -1.0, "metric": len}, "0 or more units of the metric, got -1"),
     ({"max_accuracy_drop": 1.0, "scope": "2:4"}, "scope layer or global with max_accuracy_drop"),
     ({"dencity": 0.5}, r"got \['dencity'\]; correct the name"),
 ]
@@ -240,3 +243,6 @@ def test_regression_is_compressed_by_its_own_loss_and_metric(digits, tmp_path):
     searched = prunus.compress(model, data=data, train=False, bits=5, max_accuracy_drop=0.005, **task)
     assert before.metric - searched.stages[-1].validation.metric <= 0.005
     assert 0.02 < searched.density < 0.95
+    scaled = {**task, "metric": lambda output, batch: 1e5 * task["metric"](output, batch)}
+    again = prunus.compress(model, data=data, train=False, bits=5, max_accuracy_drop=500.0, **scaled)
+    assert again.file_bytes == searched.file_bytes

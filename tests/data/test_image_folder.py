@@ -45,7 +45,8 @@ def make_model() -> nn.Module:
 
 
 def test_splits_have_every_image_once(folder):
-    data = prunus.load_data(str(folder))
+    data = prunus.load_data(folder)
+    assert prunus.load_data(str(folder)).train.paths == data.train.paths
     assert data.class_names == ("blue", "red", "white")
     assert [len(split) for split in (data.train, data.validation, data.test)] == [28, 3, 9]
     parts = [(path.parent.name, label) for path, label in zip(data.test.paths, data.test.labels, strict=True)]

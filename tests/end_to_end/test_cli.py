@@ -337,6 +337,11 @@ BAD_OPTIONS = [
         ("--model=own_nets:net",),
         "Expected one model, as MODEL or as --model, got own_nets:net and own_nets:net.",
     ),
+    (
+        ("--no-train", "--weights=WEIGHTS", "--backend=sparse"),
+        "without training, got backend; leave them out",
+    ),
+    (("--preset=",), "Unknown compression preset ''"),
     (("--recipe=lenet",), "did you mean 'lenet-5'"),
     (("--optimizer=adan", "--out=x.prunus"), "did you mean 'adam"),
 ]

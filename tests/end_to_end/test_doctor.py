@@ -10,7 +10,7 @@ import pytest
 
 import prunus
 from prunus import diagnostics
-from prunus.diagnostics import OPTIONAL, REQUIRED, diagnose, why_not_writable
+from prunus.diagnostics import OPTIONAL, REQUIRED, diagnose
 
 
 @pytest.fixture
@@ -72,22 +72,12 @@ def test_complete_data_root_need_not_be_writable(folder, monkeypatch):
     assert "(Read-only file system), so that cifar-10 cannot be downloaded" in problem
 
 
-def test_why_not_writable_accepts_a_folder_that_can_be_created(tmp_path):
-    (tmp_path / "file").write_text("")
-    (tmp_path / "broken").symlink_to("nowhere")
-    assert why_not_writable(tmp_path) == ""
-    assert why_not_writable(tmp_path / "new" / "folder") == ""
-    assert why_not_writable(tmp_path / "file") == "it is not a folder"
-    assert why_not_writable(tmp_path / "file" / "below") == f"{tmp_path / 'file'} is not a folder"
-    assert why_not_writable(tmp_path / "broken") == "it is not a folder"
-    assert {path.name for path in tmp_path.iterdir()} == {"file", "broken"}
-
-
 def test_missing_optional_package_is_no_problem(folder, run_cli, monkeypatch):
-    for name in ("jinja2", "matplotlib"):
+    for name in ("jinja2", "matplotlib", "PIL"):
         monkeypatch.setitem(sys.modules, name, None)
     optional = json.loads(run_cli("doctor", "--json").out)["optional"]
     assert optional["jinja2"] == optional["matplotlib"] == 'missing: pip install "prunus[cli]"'
+    assert optional["pillow"] == 'missing: pip install "prunus[images]"'
     assert "magnitude" in run_cli("list").out
 
 

@@ -25,6 +25,13 @@ class Residual(nn.Module):
 def net():
     return Residual()
 
+READ = []
+
+def batches():
+    for number in range(4):
+        READ.append(number)
+        yield torch.randn(500, 8), torch.arange(500) % 4
+
 def examples():
     return torch.randn(64, 8, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 4
 """
@@ -70,6 +77,12 @@ def test_table_has_layers_coupling_times_and_what_is_left_alone(run_cli, folder)
     assert "time   batch 32:" in printed
     smaller = prunus.load("a.prunus", into=__import__("slim_nets").net())
     assert smaller.second.weight.shape == (8, 8)
+
+
+def test_as_many_calibration_examples_are_read_as_requested(run_cli, folder):
+    options = ("--density=0.5", "--criterion=taylor", "--calibration-examples=1600", "--out=a.prunus")
+    run_cli("slim", "slim_nets:net", "--data=slim_nets:batches", *options)
+    assert sys.modules["slim_nets"].READ == [0, 1, 2, 3]
 
 
 def test_file_bytes_are_those_of_the_file(run_cli, folder):

@@ -388,6 +388,7 @@ def test_unpack_refuses_a_reference_to_a_reference():
         b'{"$tensor":["float32",[99999999999,99999999999],""]}',
         b'{"$tensor":["float32",[-1],"AAAAAA=="]}',
         b'{"$tensor":["object",[1],"AAAAAA=="]}',
+        b'{"$tensor":["bool",[1],"Ag=="]}',
     ],
 )
 def test_unpack_refuses_values_that_are_no_plain_data(content):
@@ -620,7 +621,9 @@ def test_pack_refuses_metadata_outside_json(made):
 def test_encoding_config_refuses_invalid_values():
     with pytest.raises(UnknownNameError, match="huffman"):
         EncodingConfig("hufman")
-    for bits in (0, 17, -1):
+    with pytest.raises(UnknownNameError, match="available: bitpack"):
+        EncodingConfig(None)
+    for bits in (0, 17, -1, 5.0, "5", True):
         with pytest.raises(ContainerError, match="index_bits"):
             EncodingConfig(index_bits=bits)
 

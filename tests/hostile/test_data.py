@@ -667,6 +667,12 @@ def test_check_dataset_refuses_unsuitable_splits(split: Split, message: str) -> 
             check_dataset(Dataset("own", *splits, ("no", "yes")))
 
 
+@pytest.mark.parametrize("names", [None, "no", iter(("no", "yes"))])
+def test_check_dataset_refuses_class_names_that_are_no_tuple(names: Any) -> None:
+    with pytest.raises(DataError, match=r"class names of own as a tuple of texts, got .*; use \(\) where"):
+        check_dataset(Dataset("own", GOOD, GOOD, GOOD, names))
+
+
 @pytest.mark.parametrize(("n", "size"), [(0, 1), (5, 0), (5, -1)])
 def test_batch_indices_refuses_empty_batches(n: int, size: int) -> None:
     with pytest.raises(DataError, match=f"got {n} examples and batch_size={size}"):

@@ -70,6 +70,21 @@ def test_accumulated_batches_are_one_step(loader, tmp_path):
     assert callback.pruning.density == 0.5
 
 
+def test_steps_of_earlier_trainings_are_not_those_of_the_schedule(loader, tmp_path):
+    dense = trainer(tmp_path, max_epochs=1)
+    dense.fit(Digits(), loader)
+    dense.save_checkpoint(tmp_path / "dense.ckpt")
+    callback = LightningPruning(0.2, rounds=2, every=4)
+    resumed, again = Digits(), Digits()
+    later = trainer(tmp_path, callback, max_epochs=2)
+    later.fit(resumed, loader, ckpt_path=tmp_path / "dense.ckpt")
+    later.fit_loop.max_epochs = 3
+    later.fit(again, loader)
+    for module in (resumed, again):  # before each of 12 steps
+        assert [zeros > 0 for zeros in module.zeros] == [False] * 4 + [True] * 8
+        assert module.zeros[4] < module.zeros[-1]
+
+
 def test_a_checkpoint_of_lightning_continues_the_pruning(loader, tmp_path):
     def callbacks():
         return LightningPruning(0.2, rounds=3, every=5, criterion="random", seed=3)

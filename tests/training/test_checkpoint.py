@@ -265,3 +265,10 @@ def test_deep_compression_from_checkpoints_of_other_data_or_weights_is_refused(t
         prunus.compress(layers(5), data=dataset(), preset=COMPRESSION, checkpoints=tmp_path)
     with pytest.raises(CheckpointError, match=r"finetune\.safetensors .*its constraint"):
         prunus.compress(layers(), data=dataset(), preset=COMPRESSION.replace(bits=1), checkpoints=tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_the_training(tmp_path):
+    (tmp_path / "broken").symlink_to("nowhere")
+    for folder in ("broken", "a\nb"):
+        with pytest.raises(CheckpointError, match="No checkpoint can be written to"):
+            train(network(), dataset(), RECIPE, checkpoint=tmp_path / folder / "c", report=pytest.fail)

@@ -38,7 +38,10 @@ def _is_value(value: object) -> bool:
         return True
     if isinstance(value, dict):
         return all(
-            dim.isdecimal() and isinstance(indices, list) and all(type(i) is int and i >= 0 for i in indices)
+            dim.isdecimal()
+            and len(dim) <= 2
+            and isinstance(indices, list)
+            and all(type(i) is int and i >= 0 for i in indices)
             for dim, indices in value.items()
         )
     numbers = value if isinstance(value, list) else [value]

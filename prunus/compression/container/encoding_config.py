@@ -28,5 +28,6 @@ class EncodingConfig:
 
     def __post_init__(self) -> None:
         lookup("codec", CODECS, self.codec)
-        if self.index_bits is not None and not 1 <= self.index_bits <= 16:
-            raise ContainerError(f"Expected index_bits from 1 to 16, or None, got {self.index_bits}.")
+        bits = self.index_bits
+        if bits is not None and (not isinstance(bits, int) or isinstance(bits, bool) or not 1 <= bits <= 16):
+            raise ContainerError(f"Expected index_bits as an integer from 1 to 16, or None, got {bits!r}.")

@@ -115,6 +115,8 @@ def _from_json(value: Any) -> Any:
                 raise ValueError(f"a tensor of the shape {shape}")
             empty = torch.empty(0, dtype=torch.uint8)
             entries = torch.frombuffer(content, dtype=torch.uint8) if content else empty
+            if dtype == "bool" and max(content, default=0) > 1:
+                raise ValueError("a boolean value that is neither 0 nor 1")
             return entries.view(DTYPES[dtype]).reshape(shape)
     if any(key.startswith("$") for key in value):
         raise ValueError(f"an object of the keys {sorted(value)}")

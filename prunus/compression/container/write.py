@@ -82,12 +82,17 @@ def encode_tensors(
         The encoded tensors, one result for each of `encodings`, in that order.
 
     Raises:
-        ContainerError: The state holds what no file may hold.
+        ContainerError: The state holds what no file may hold, or an encoding is no EncodingConfig.
     """
     if not isinstance(state, Mapping):
         raise ContainerError(
             f"Expected a state_dict, that is tensors by name, got a {type(state).__name__}; pass model.state_dict()."
         )
+    for encoding in encodings:
+        if not isinstance(encoding, EncodingConfig):
+            raise ContainerError(
+                f"Expected the encoding as a prunus.EncodingConfig, got {encoding!r}; pass EncodingConfig(codec=...)."
+            )
     generated, factors = generated or {}, factors or {}
     check_seeded(generated, factors, state.keys())
     dtype_names = {dtype: name for name, dtype in DTYPES.items()}

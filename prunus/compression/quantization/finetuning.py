@@ -71,13 +71,15 @@ class CodebookConstraint:
             CheckpointError: Codes, codebook and mask of a name do not fit each other and the parameter.
         """
         quantized = {}
-        for name in (key.removesuffix("/codebook") for key in state if key.endswith("/codebook")):
+        for name in dict.fromkeys(key.rpartition("/")[0] for key in state):
             weight = find_parameter(model, name)
             parts = [state.get(f"{name}/{part}") for part in ("codebook", "codes", "mask")]
             codebook, codes, bits = (
                 torch.empty(0) if part is None else part.to(weight.device) for part in parts
             )
-            fits = bits.dtype == torch.uint8 and bits.numel() == -(-weight.numel() // 8)
+            kinds = [(part.dtype, part.ndim) for part in (codebook, codes, bits)]
+            fits = kinds == [(torch.float32, 1), (torch.uint8, 1), (torch.uint8, 1)]
+            fits = fits and bits.numel() == -(-weight.numel() // 8)
             mask = unpack_mask(bits, weight.shape) if fits else torch.zeros(())
             indices = mask.flatten().nonzero().squeeze(1)
             if not fits or len(codes) != len(indices) or bool((codes >= len(codebook)).any()):

@@ -242,6 +242,7 @@ def test_file_for_another_model_changes_nothing(model, tmp_path):
         ({"nothing": {"out_channels": 3}}, ModelMismatchError),
         ({"stem": {"weight": {"0": [9]}}}, ModelMismatchError),
         ({"stem": {"weight": {"7": [0]}}}, ModelMismatchError),
+        ({"stem": {"weight": {"9" * 5000: [0]}}}, CorruptFileError),
     ],
 )
 def test_hostile_edits_are_refused(model, tmp_path, edits, error):

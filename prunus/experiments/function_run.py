@@ -29,7 +29,10 @@ class FunctionRun:
     """One call of a function, as a run in a store.
 
     The function is called as `function(settings, replicate, *inputs)`, where each input is the finished
-    `RunDirectory` of a run in `inputs`. It returns rows, or an `Output`.
+    `RunDirectory` of a run in `inputs`. It returns rows, or an `Output`. Rows that have a "level" have one each.
+    Where a function reads tensors of a file, its settings have a method `tensors_of_files()`, which returns them by the
+    name of the file: their digest is recorded with the run, and the run is refused where a run that it reads was made
+    of others.
     """
 
     kind: ClassVar[str] = "function"
@@ -99,11 +102,22 @@ def run_function(
 
     Raises:
         UnknownNameError: The module of the function cannot be imported, or has no such function.
+        SpecError: Two rows have the same level.
+        StoreError: A file does not have the tensors that an input, or an earlier attempt, was computed with.
     """
+    if hasattr(run.settings, "tensors_of_files"):
+        for name, tensors in run.settings.tensors_of_files().items():
+            directory.check_input(name, tensors)
     inputs = [needed[role] for role in run.dependencies()]
     output = import_object(run.function)(run.settings, run.replicate, *inputs)
     if not isinstance(output, Output):
         output = Output(output)
+    levels = [row["level"] for row in output.rows if "level" in row]
+    if repeated := [level for level in levels if levels.count(level) > 1]:
+        raise SpecError(
+            f"Expected rows of different levels from {run.function}, got level {repeated[0]!r} twice, where the second "
+            'row would take the place of the first; use another key than "level".'
+        )
     if output.tensors is not None:
         directory.save_tensors("tensors", output.tensors)
     if output.masks is not None:

@@ -26,26 +26,29 @@ def requests_to_draw(experiment: Experiment, store: Store, size: str | None, say
         say: Called as in `latest_request`.
 
     Returns:
-        The request of `latest_request`. Then, for networks that it lacks, the latest finished request of the same
-        size, or the latest with finished runs of them, whose settings differ in those of SAME_SIZE only. Of its runs,
-        only those of such networks are in it.
+        The request of `latest_request`. Then, for networks of which it has no finished run, the latest finished request
+        of the same size, or the latest with finished runs of them, or else the latest, whose settings differ in those
+        of SAME_SIZE only. Each network is in one of them.
 
     Raises:
         StoreError: No run of the experiment, in that size, is finished.
     """
     latest = latest_request(store, experiment.name, size, say)
-    selected, networks = [latest], _networks(experiment, latest)
     alike = [
-        (request, finished_subset(store, request))
+        request
         for request in reversed(store.requests())
         if request.name == latest.name and _other_settings(request) == _other_settings(latest)
     ]
-    for request, finished in sorted(alike, key=lambda pair: num_runs(pair[0]) > num_runs(pair[1])):
-        lacking = _networks(experiment, finished) - networks
-        if lacking:
-            selected.append(_of_networks(experiment, request, lacking))
-            networks |= lacking
-    return selected
+    pairs = [(request, finished_subset(store, request)) for request in alike]
+    pairs.sort(key=lambda pair: (pair[0] != latest, num_runs(pair[0]) > num_runs(pair[1])))
+    request_of: dict[str, Request] = {}
+    for request, counted in (*pairs, *zip(alike, alike, strict=True)):
+        for network in networks_of(experiment, counted):
+            request_of.setdefault(network, request)
+    return [
+        _of_networks(experiment, request, {name for name, of in request_of.items() if of.number == number})
+        for number, request in {request.number: request for request in request_of.values()}.items()
+    ]
 
 
 def join_requests(experiment: Experiment, requests: Sequence[Request]) -> Request:
@@ -69,7 +72,7 @@ def join_requests(experiment: Experiment, requests: Sequence[Request]) -> Reques
         by_label |= of_request
     entries = [entry for of_label in by_label.values() for entry in of_label]
     order = [*experiment.networks]
-    present = {network for request in requests for network in _networks(experiment, request)}
+    present = {network for request in requests for network in networks_of(experiment, request)}
     order += sorted(present.difference(order))
     common = set.intersection(*(set(request.settings.items()) for request in requests))
     settings = dict(sorted(common))
@@ -98,12 +101,23 @@ def numerics_of(request: Request) -> dict[str, str]:
     return {key: str(request.settings[key]) for key in sorted(NUMERICS & request.settings.keys())}
 
 
-def _networks(experiment: Experiment, request: Request) -> set[str]:
+def networks_of(experiment: Experiment, request: Request) -> set[str]:
+    """Return the networks of the runs of a request.
+
+    Args:
+        experiment: The experiment.
+        request: The request.
+
+    Returns:
+        The names of the networks; empty for a request without runs.
+    """
     return {network_of_run(experiment, request, entry.label) for entry in request.entries}
 
 
 def _of_networks(experiment: Experiment, request: Request, networks: Set[str]) -> Request:
     """The request with only the runs of these networks, and with their names as the setting `network`."""
+    if networks == networks_of(experiment, request):
+        return request
     entries = [e for e in request.entries if network_of_run(experiment, request, e.label) in networks]
     names = [name for name in experiment.networks_and_settings(request.settings)[0] if name in networks]
     settings = {**request.settings, "network": ",".join(names)}

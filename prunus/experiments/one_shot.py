@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from safetensors.torch import load_file
 from torch import nn
 
 from prunus.data import load_data
@@ -21,7 +20,7 @@ from prunus.experiments.claims import Claim
 from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
 from prunus.experiments.function_run import FunctionRun, Output
 from prunus.masks import all_kept, apply_masks
-from prunus.models.loading import make_model
+from prunus.models.loading import load_weights, make_model
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.methods import CriterionMethod, pruning_method, with_options
 from prunus.pruning.obs.densities import allocate_densities, error_curves, relative_error_curves
@@ -75,6 +74,18 @@ class OneShot:
     methods: str = ""
     """A key of METHODS."""
 
+    def network(self) -> nn.Module:
+        """Make the network, with the weights of the file where there is one. Raises as `load_weights`."""
+        model = make_model(self.model, 0)
+        if self.weights:
+            load_weights(model, data_root() / self.weights)
+        return model
+
+    def tensors_of_files(self) -> dict[str, Params]:
+        """Return the tensors of the network by the name of its file, which alone is in the ID; none without a file."""
+        has_file = self.weights and (data_root() / self.weights).exists()
+        return {self.weights: self.network().state_dict()} if has_file else {}
+
 
 def _template(_: str, size: str) -> FunctionRun:
     settings = OneShot(weights=TRAINED if (data_root() / TRAINED).exists() else "")
@@ -114,11 +125,13 @@ def trained_network(settings: OneShot, replicate: None) -> Output:
 
     Returns:
         All tensors of the network, and no rows.
+
+    Raises:
+        ModelError: The file is missing or cannot be read.
+        ModelMismatchError: The file has the weights of another model.
     """
-    model = make_model(settings.model, 0)
-    if settings.weights:
-        model.load_state_dict({**model.state_dict(), **load_file(data_root() / settings.weights)})
-    else:
+    model = settings.network()
+    if not settings.weights:
         data = load_data(settings.data)
         if settings.examples is not None:
             data = data.take(settings.examples, settings.examples // 10)

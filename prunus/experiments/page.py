@@ -9,7 +9,7 @@ from typing import Any
 from prunus.experiments.claims import decide_claims, measured_text
 from prunus.experiments.comparisons import Difference, as_rows, compare, comparison_tables
 from prunus.experiments.experiment import Experiment
-from prunus.experiments.joining import join_requests
+from prunus.experiments.joining import join_requests, networks_of
 from prunus.experiments.provenance import (
     all_run_directories,
     collect_texts,
@@ -20,7 +20,7 @@ from prunus.experiments.provenance import (
     setting_name,
     setting_text,
 )
-from prunus.experiments.rows import first_setting, num_runs, rows_of
+from prunus.experiments.rows import first_setting, rows_of
 from prunus.experiments.table import table_cells, table_of, title
 from prunus.report.formatting import pluralize
 from prunus.runs.record import RunRecord
@@ -57,14 +57,14 @@ def describe(
     Raises:
         StoreError: A run is not finished, or its files are damaged.
     """
-    rows = rows_of(store, finished)
+    rows, missing = rows_of(store, finished), missing_runs(requested, finished)
     selected = experiment.select(rows)
     against = experiment.against
     compared = compare(selected, against, experiment.metrics, experiment.point) if against else []
     metrics = experiment.described or experiment.metrics[:1]
     described = [difference for difference in compared if difference.metric in metrics]
-    networks_run, _ = experiment.networks_and_settings(finished.settings)
-    claims = [claim for claim in experiment.claims if claim.is_about(*networks_run)]
+    networks = networks_of(experiment, finished)
+    claims = [claim for claim in experiment.claims if claim.is_about(*networks)]
     table = table_of(experiment, selected)
     directories = all_run_directories(store, finished)
     records = {directory.id: directory.record() for directory in directories}
@@ -80,7 +80,7 @@ def describe(
         "experiment": experiment.name,
         "size": finished.size,
         "about_size": ABOUT_SIZE[finished.size],
-        "missing": _missing(requested, finished, command),
+        "missing": f"{missing}: run `{command}` again" if missing else "",
         "verdicts": [
             {**asdict(decision), "measured_text": measured_text(decision)}
             for decision in decide_claims(claims, selected)
@@ -134,14 +134,24 @@ def _seeds(request: Request) -> list[int]:
     return sorted({entry.label["replicate"] for entry in request.entries})
 
 
-def _missing(requested: Request, finished: Request, command: str) -> str:
-    """How many of the runs are drawn, and how to get the others; empty where all are."""
-    if num_runs(finished) == num_runs(requested):
-        return ""
-    return (
-        f"{num_runs(finished)} of {num_runs(requested)} runs are drawn; the others are not finished or failed: "
-        f"run `{command}` again"
+def missing_runs(requested: Request, finished: Request, group: str = "") -> str:
+    """Say how many of the requested runs are drawn.
+
+    Args:
+        requested: The runs that were requested.
+        finished: Those of them that are finished.
+        group: The network of a figure, as runs are labeled with it; empty for all runs.
+
+    Returns:
+        A sentence without its period; empty where all runs are drawn.
+    """
+    num_finished, num_requested = (
+        len({entry.id for entry in request.entries if group in ("", entry.label.get("group"))})
+        for request in (finished, requested)
     )
+    if num_finished == num_requested:
+        return ""
+    return f"{num_finished} of {num_requested} runs are drawn; the others are not finished or failed"
 
 
 def repeat_command(experiment: Experiment, store: Store, requests: Sequence[Request]) -> str:
@@ -191,10 +201,12 @@ def size_differences(
         the full size does not have are left out.
     """
     n, full_n = len(_seeds(request)), experiment.replicates[-1]
+    networks = networks_of(experiment, request)
     lines = [f"{pluralize(n, 'replicate')} instead of {full_n}"] if n != full_n else []
     full = [
         (label["curve"], run_settings(all_settings(spec)))
         for network in experiment.networks_and_settings(request.settings)[0]
+        if network in networks
         for label, spec in experiment.runs(experiment.template(network, "full"), "full")
     ]
     shared = [curve for curve in dict(settings) if curve in dict(full)]

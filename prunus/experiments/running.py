@@ -7,7 +7,7 @@ from pathlib import Path
 from prunus.errors import SpecError, UnknownNameError
 from prunus.experiments.experiment import Experiment, FigureSpec
 from prunus.experiments.joining import join_requests, requests_to_draw
-from prunus.experiments.page import describe, repeat_command
+from prunus.experiments.page import describe, missing_runs, repeat_command
 from prunus.experiments.results import Result, write_results
 from prunus.experiments.rows import (
     SIZES,
@@ -139,17 +139,20 @@ def _draw(experiment: Experiment, store: Store, requests: Sequence[Request], out
     figures: dict[str, FigureData] = {}
     for figure in experiment.figures:
         rows = content["rows"] if figure.source == "rows" else curves_of(store, finished)
-        figures |= _figures(figure, rows, content["size"], content["missing"])
+        figures |= _figures(figure, rows, requested, finished)
     return write_results(content, figures, out)
 
 
-def _figures(figure: FigureSpec, rows: Sequence[Row], size: str, missing: str) -> dict[str, FigureData]:
+def _figures(
+    figure: FigureSpec, rows: Sequence[Row], requested: Request, finished: Request
+) -> dict[str, FigureData]:
     """One figure for each network, by the suffix of its files; none where it selects no row or no run is finished."""
     figures = {}
     by_group = group_rows(({"group": "", **row} for row in rows), ("group",))
     for (group,), members in by_group.items():
         selected = figure.select(members)
         plotted = [row for row in selected if figure.y in row and figure.x in row]
+        missing = missing_runs(requested, finished, group)
         if not plotted and (missing or not selected):
             continue
         # Learned masks end at densities of their own, so that their points are levels.
@@ -164,8 +167,8 @@ def _figures(figure: FigureSpec, rows: Sequence[Row], size: str, missing: str) -
         # Of a function that makes the only network of an experiment, nothing; of a user's function, the name alone.
         named = re.sub(r"prunus\.experiments\.\w+:\w+, |[\w.]+:(?=\w)", "", networks)
         networks = f"{group}, {named}" if group and "prunus.experiments." in networks else named
-        title = f"{figure.title}{' – ' if networks else ''}{networks}{SIZE_MARKS[size]}"
-        footer = "; ".join(filter(None, (invariants_line(plotted), missing.partition(":")[0])))
+        title = f"{figure.title}{' – ' if networks else ''}{networks}{SIZE_MARKS[finished.size]}"
+        footer = "; ".join(filter(None, (invariants_line(plotted), missing)))
         axes = figure.x_label, figure.y_label, figure.log, figure.inverted, figure.references
         suffix = f"{figure.suffix}.{group}" if group else figure.suffix
         figures[suffix] = FigureData(series, title, *axes, footer=footer)

@@ -132,8 +132,8 @@ def load_weights(model: nn.Module, path: Path) -> str:
         raise ModelError(
             f"The weights in {path} cannot be copied into {type(model).__name__}: {' '.join(str(error).split())}"
         ) from error
-    for name, weight in tensors.items():
-        if isinstance(weight, Tensor) and weight.dim() > 1 and not weight.any():
+    for name in names:  # a buffer may be zero
+        if tensors[name].dim() > 1 and not tensors[name].any():
             message = f"All weights of {name!r} in {path} are zero: no signal passes this layer."
             warnings.warn(message, EmptyLayerWarning, stacklevel=2)
     not_used = f"not in the model, and not used: {', '.join(unused)}" if unused else ""

@@ -181,10 +181,10 @@ class RunDirectory:
             self.checkpoint_path(name).unlink(missing_ok=True)
 
     def check_input(self, name: str, tensors: "Mapping[str, Tensor]") -> None:
-        """Record the digest of data that a user's function returned, or compare it with that of earlier computations.
+        """Record the digest of data of a user's function or file, or compare it with that of earlier computations.
 
         Args:
-            name: What the data are, such as the reference of the function.
+            name: Where the data are from: the reference of the function, or the name of the file.
             tensors: The data.
 
         Raises:
@@ -199,7 +199,7 @@ class RunDirectory:
         for run in (*runs, record):
             if run.inputs.get(name, digest) != digest:
                 raise StoreError(
-                    f"{name} returns other data than the run {run.id} was computed with; restore them, or remove that "
+                    f"{name} gives other data than the run {run.id} was computed with; restore them, or remove that "
                     f"run, `prunus runs rm {run.id} --force --store {self.path.parent.parent}`, and start again."
                 )
         if name not in record.inputs:

@@ -55,7 +55,7 @@ class RunRecord:
     environments: tuple[Mapping[str, Any], ...] = ()
     """Versions, machine and threads of the attempts, the last one last."""
     inputs: Mapping[str, str] = field(default_factory=dict)
-    """The digests of data that come from a user's function, by name."""
+    """The digests of data that come from a user's function or file, by its name."""
     files: Mapping[str, Any] = field(default_factory=dict)
     """Of a finished run: the number of rows and of curve rows, and the names of the tensors."""
     imported: bool = False

@@ -24,7 +24,7 @@ from prunus.tickets.baseline import (
     load_saved_state,
     masks_name,
 )
-from prunus.tickets.ticket import TicketSpec
+from prunus.tickets.ticket import TicketSpec, check_same_weights
 from prunus.training import evaluate
 from prunus.training.state import TrainingState
 from prunus.types import MaskDict, Params
@@ -62,14 +62,16 @@ class InstabilitySpec(BaselineRun):
         return unit, len(COPIES) * (steps - self.step)
 
     def check(self) -> None:
-        """Validate the settings. Raises SpecError if they contradict each other."""
+        """Validate the settings. Raises SpecError if they contradict each other, and as `TicketSpec.check` does."""
         if self.points < 2:
             raise SpecError(f"Expected at least 2 points, the ends of the line, got {self.points}.")
         self.baseline.check_has_state("step", self.step)
-        if self.ticket is not None and self.level not in self.ticket.trained_levels:
-            raise SpecError(
-                f"Expected a level of the ticket, {self.ticket.trained_levels}, got {self.level}."
-            )
+        if self.ticket is not None:
+            check_same_weights(self.baseline, self.ticket.baseline)
+            if self.level not in self.ticket.trained_levels:
+                raise SpecError(
+                    f"Expected a level of the ticket, {self.ticket.trained_levels}, got {self.level}."
+                )
 
 
 def measure_instability(
@@ -96,6 +98,7 @@ def measure_instability(
             _train_copy(spec, copy, masks, directory, needed["baseline"], report_steps)
         elif report_steps is not None:
             report_steps(spec.baseline.total_steps() - spec.step)
+        directory.remove(checkpoint_name(copy))
     ends = [directory.load_tensors(f"copy-{copy}") for copy in COPIES]
     rows = _evaluate_line(spec, ends[0], ends[1])
     errors = [row["test_error"] for row in rows]
@@ -124,7 +127,6 @@ def _train_copy(
     )
     directory.append_curve(monitor.curve_rows(copy))
     directory.save_tensors(f"copy-{copy}", model.state_dict())
-    directory.remove(checkpoint_name(copy))
 
 
 def _evaluate_line(spec: InstabilitySpec, first: Params, second: Params) -> list[Row]:

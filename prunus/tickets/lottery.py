@@ -172,7 +172,7 @@ def lottery(
 
     if isinstance(exclude, str):
         raise SpecError(f"Expected exclude to be a list of patterns, got {exclude!r}; write [{exclude!r}].")
-    if not (isinstance(data, str) or callable(data)):
+    if not (isinstance(data, str) or (callable(data) and store is not None)):  # a store takes its name
         check_dataset(data)
     check_fit(fit)
     if (recipe is None) == (fit is None) or (fit is not None and store is not None):

@@ -14,6 +14,9 @@ from prunus.types import MaskDict, Params
 MAX_DEVIATIONS = 8
 """How many standard deviations from the expected number are accepted as chance."""
 
+SUM_PRECISION = 1e-12
+"""The relative precision of a standard deviation in float64: sums of many numbers add up their roundings."""
+
 SMIRNOV_BOUND = 3.3
 """λ of Smirnov's test of two samples."""
 
@@ -55,11 +58,11 @@ def is_population_std(value: Tensor, layer: Tensor) -> bool:
 
     Returns:
         Whether the difference is at most two roundings of the root mean square of the weights, in the precision of the
-        layer.
+        layer, or of SUM_PRECISION where that is coarser.
     """
     exact = layer.detach().double()
     distance = (exact - exact.mean()).square().mean().sqrt()
-    rounding = torch.finfo(layer.dtype).eps * float(exact.square().mean().sqrt())
+    rounding = max(torch.finfo(layer.dtype).eps, SUM_PRECISION) * float(exact.square().mean().sqrt())
     return abs(float(value) - float(distance)) <= 2 * rounding
 
 

@@ -208,7 +208,7 @@ class TicketSpec(BaselineRun):
             raise SpecError(
                 f"Expected levels that the source of the masks has, {self.masks_from.trained_levels}, got {levels}."
             )
-        excluded_there = getattr(self.masks_from or self, "exclude", ())
+        excluded_there = getattr(self.masks_from or self.densities_from or self, "exclude", ())
         if self.exclude != excluded_there:
             raise SpecError(
                 f"Expected the source of the masks to exclude the same weights, {self.exclude}, got {excluded_there}."
@@ -260,11 +260,8 @@ class TicketSpec(BaselineRun):
                 f"{self.learned_masks.weights}."
             )
         for source in (self.masks_from, self.densities_from):
-            if source is not None and _all_shapes(source.baseline) != _all_shapes(self.baseline):
-                raise SpecError(
-                    f"Expected masks of a network with the weights of {self.baseline.model}, got masks of "
-                    f"{source.baseline.model}, whose weights have other names or shapes."
-                )
+            if source is not None:
+                check_same_weights(self.baseline, source.baseline)
         if self.densities_from is not None and (self.rounds != 1 or self.masks_from or self.ranks_globally):
             masks_from = "masks_from" if self.masks_from else "no masks_from"
             raise SpecError(
@@ -346,9 +343,22 @@ class TicketSpec(BaselineRun):
         return self.scope_value.counts(self._shapes, self.density_at(level, learned))
 
 
-def _all_shapes(baseline: BaselineSpec) -> Shapes:
-    """Return the shapes of all prunable weights of a network, those that a ticket excludes included."""
-    return shapes_of(prunable_weights(make_outline(baseline.model)))
+def check_same_weights(baseline: BaselineSpec, source: BaselineSpec) -> None:
+    """Check that masks of one network can be used on another.
+
+    Args:
+        baseline: The baseline of the network that the masks are used on.
+        source: The baseline of the network that they were made of.
+
+    Raises:
+        SpecError: The prunable weights of the two networks have different names or shapes.
+    """
+    expected, got = (shapes_of(prunable_weights(make_outline(each.model))) for each in (baseline, source))
+    if got != expected:
+        raise SpecError(
+            f"Expected masks of a network with the weights of {baseline.model}, got masks of {source.model}, whose "
+            "weights have other names or shapes."
+        )
 
 
 @lru_cache(maxsize=8)

@@ -57,6 +57,16 @@ def test_function_reads_the_directories_of_its_inputs(tmp_path):
     assert store.directory(run_id(made)).rows() == [{"sum": 3.0}]
 
 
+def rows_of_two_curves(settings, replicate):
+    """Return two rows of one level."""
+    return [{"curve": name, "level": 1} for name in ("a", "b")]
+
+
+def test_rows_that_would_take_the_place_of_each_other_are_refused(tmp_path):
+    with pytest.raises(SpecError, match="got level 1 twice"):
+        run_plan([FunctionRun.of(rows_of_two_curves, Numbers())], Store(tmp_path), executor="inline")
+
+
 def test_version_settings_and_inputs_change_the_id():
     spec = FunctionRun.of(read_tensor, Numbers())
     others = [

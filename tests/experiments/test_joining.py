@@ -10,6 +10,7 @@ from specs import finish
 
 from prunus.experiments import claim_list
 from prunus.experiments.claim_list import claims
+from prunus.experiments.experiment import FigureSpec
 from prunus.experiments.joining import join_requests, requests_to_draw
 from prunus.experiments.running import draw_experiment
 from prunus.experiments.statements import ALL_CLAIMS, Statement
@@ -78,6 +79,37 @@ def test_runs_that_a_network_lacks_are_counted(store: Store) -> None:
     content = page_of(store)
     assert content["missing"].startswith("8 of 12 runs are drawn")
     assert {(row["group"], row["n"]) for row in content["table"]} == {("first", 3), ("second", 1)}
+
+
+def test_network_without_a_finished_run_is_counted(store: Store) -> None:
+    do(store, network="first")
+    do_in_bfloat16(store, "second", until=0)
+    content = page_of(store)
+    assert content["missing"].startswith("6 of 12 runs are drawn")
+    assert "--set autocast=bfloat16 --set network=second" in content["command"]
+    assert {row["group"] for row in content["table"]} == {"first"}
+
+
+def test_network_without_a_finished_run_hides_no_finished_ones(store: Store) -> None:
+    entries = SMALL.labeled_runs("default", range(3), {"network": "second"})
+    store.request(SMALL.name, "default", entries, {"network": "second"})
+    finish(store, entries[0][1], [{"error": 1.0}])
+    do_in_bfloat16(store, "first,second", until=1)
+    in_bfloat16, other = requests_to_draw(SMALL, store, None, print)
+    assert dict(in_bfloat16.settings) == {"autocast": "bfloat16", "network": "first"}
+    assert dict(other.settings) == {"network": "second"}
+
+
+def test_figure_counts_the_missing_runs_of_its_network(store: Store) -> None:
+    do(store, network="first")
+    do_in_bfloat16(store, "second", until=2)
+    drawn = replace(
+        SMALL, metrics=("error",), figures=(FigureSpec("errors", "error", "error", "Errors", x="replicate"),)
+    )
+    result = draw_experiment(drawn, store, store.path.parent / "out")
+    first, second = (path.read_text() for path in result.files if path.suffix == ".svg")
+    assert "runs are drawn" not in first
+    assert "2 of 6 runs are drawn" in second
 
 
 def test_runs_of_other_sizes_and_settings_are_not_joined(store: Store) -> None:

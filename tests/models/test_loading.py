@@ -149,6 +149,13 @@ def test_load_weights_refuses_other_content_and_leaves_the_model(change, error, 
     assert equal(target, seeded(seed=2))
 
 
+def test_buffer_of_zeros_is_no_empty_layer(tmp_path):
+    model = linear()
+    model.register_buffer("token_types", torch.zeros(1, 5, dtype=torch.int64))
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    load_weights(model, tmp_path / "weights.pt")
+
+
 def test_load_weights_runs_no_code_of_a_pickle(tmp_path):
     class Attack:
         def __reduce__(self):

@@ -190,7 +190,7 @@ def test_check_input_compares_data_with_the_earlier_attempts(tmp_path):
     again = store.open(Baseline(), "test")
     again.check_input("mine:data", data)
     for other in ({"train": torch.arange(6.0)}, {"train": data["train"].double()}, {"train": -data["train"]}):
-        with pytest.raises(StoreError, match="mine:data returns other data than the run dense-"):
+        with pytest.raises(StoreError, match="mine:data gives other data than the run dense-"):
             again.check_input("mine:data", other)
     store.finish(again, {})
     ticket = store.open(Ticket(), "test")

@@ -326,7 +326,7 @@ def test_a_run_is_not_resumed_with_other_data(tmp_path, monkeypatch):
         (tmp_path / "number").write_text(number)
         load_data_cached.cache_clear()
         with pytest.raises(
-            KeyboardInterrupt if stop else StoreError, match=None if stop else "returns other data"
+            KeyboardInterrupt if stop else StoreError, match=None if stop else "gives other data"
         ):
             run_to_completion(spec, store, "inline", stop)
     (tmp_path / "number").write_text("120")

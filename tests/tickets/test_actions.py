@@ -10,6 +10,7 @@ from prunus.seeds import make_generator
 from prunus.tickets.actions import WeightHistory
 from prunus.tickets.mask0_actions import MASK0_ACTIONS
 from prunus.tickets.mask1_actions import MASK1_ACTIONS, rescaled
+from prunus.tickets.statistical_checks import is_population_std, population_std
 from prunus.types import MaskDict, Params
 
 SHAPES = {"a": (60, 40), "b": (40, 8, 3, 3), "c": (60, 40)}
@@ -158,6 +159,12 @@ def test_mask0_action_is_pure_and_its_invariants_hold(name, densities, later):
     assert checks
     assert all(type(holds) is bool for holds in checks.values())
     assert all(checks.values()), checks
+
+
+def test_standard_deviation_in_float64_has_the_precision_of_sums():
+    for seed in range(20):
+        for layer in normal(seed, mean=0.03).values():
+            assert is_population_std(population_std(layer.double()), layer.double())
 
 
 @each_mask1

@@ -111,6 +111,11 @@ def test_an_object_without_a_name_is_not_stored(setting, data, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_function_in_place_of_data_is_refused_where_nothing_is_stored(data):
+    with pytest.raises(DataError, match=r"Expected a prunus\.Dataset, got a function"):
+        prunus.lottery(tiny_networks.mlp, lambda: data, recipe=RECIPE)
+
+
 def test_built_in_models_and_data_sets_are_stored_by_their_names():
     assert _name("model", MODELS["conv-2"]) == "conv-2"
     assert _name("data", DATASETS["mnist"]) == "mnist"

@@ -353,6 +353,17 @@ def test_invariants_hold_over_a_network_in_bfloat16(weights):
     assert row["invariants"]["passed"]
 
 
+def test_buffers_that_a_forward_pass_changes_violate_no_invariant():
+    def make_network(seed):
+        network = tiny_networks.mlp(seed)
+        network[1] = nn.utils.parametrizations.spectral_norm(network[1])
+        return network
+
+    baseline = replace(DENSE, model=make_network)
+    (row,) = tickets.run(replace(SPEC, baseline=baseline), tickets.run(baseline)).rows()
+    assert row["invariants"]["passed"]
+
+
 CONVERSIONS = {
     "double": lambda model: model.double(),
     "half": lambda model: model.half(),

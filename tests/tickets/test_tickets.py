@@ -638,6 +638,11 @@ def test_user_criterion_and_actions_are_used(step):
             SpecError,
             "source of the masks to exclude",
         ),
+        (
+            {"densities_from": LEARNED, "exclude": ("5.weight",), "rounds": 1},
+            SpecError,
+            "source of the masks to exclude",
+        ),
         *(
             (
                 {key: replace(source, baseline=replace(DENSE, model="lenet-5")), "rounds": 1},
@@ -822,6 +827,7 @@ def test_procedure_killed_between_any_two_writes_and_resumed_gives_the_same_resu
             done(spec, *needed, directory=directory)
         else:
             break
+        assert not list(directory.path.glob("training-*")), "a checkpoint is left behind"
         assert rows(directory) == rows(uninterrupted)
         assert directory.curve() == uninterrupted.curve()
         masks = {name for name in tensor_names(uninterrupted) if name.startswith("masks")}
@@ -990,3 +996,9 @@ def test_instability_trains_two_copies_and_evaluates_the_line_between_them(ticke
     errors = [row["test_error"] for row in directory.rows()]
     assert [row["alpha"] for row in directory.rows()] == [0, 0.25, 0.5, 0.75, 1]
     assert directory.rows()[-1]["barrier"] == max(errors) - (errors[0] + errors[-1]) / 2 >= 0
+
+
+def test_instability_refuses_a_ticket_of_another_network_before_any_run():
+    ticket = TicketSpec(replace(DENSE, model="lenet-5"), rounds=1)
+    with pytest.raises(SpecError, match="weights of tiny_networks:mlp, got masks of lenet-5"):
+        InstabilitySpec(DENSE, 5, ticket=ticket, level=1).cost()

@@ -248,7 +248,8 @@ def _check_learned(
     initial = {name: tensor.to(state[name]) for name, tensor in initial.items()}
     made = spec.fixed_weights({name: initial[name] for name in weights}).values
     fixed = {name: value.to(weights[name].dtype) for name, value in made.items()}
-    others = state.keys() - weights.keys() - tied_names(state).keys() - _normalization_buffers(model)
+    buffers = {name for name, _ in model.named_buffers()}  # a forward pass may change them, as in BatchNorm
+    others = state.keys() - weights.keys() - tied_names(state).keys() - buffers
     nonzero = {name: factor[factor != 0].abs() for name, factor in factors.items()}
     are_initial = [torch.equal(state[name], initial[name]) for name in others]
     products = {name: (fixed[name] * factor).to(state[name].dtype) for name, factor in factors.items()}
@@ -265,13 +266,3 @@ def _check_learned(
         counts = {name: num_to_keep(spec.mask.density, weight.numel()) for name, weight in weights.items()}
         checks[EXACT_COUNTS] = count_kept(masks_of_factors(factors)) == counts
     return InvariantReport(checks, len(monitor.curve)).warn_if_failed()
-
-
-def _normalization_buffers(model: nn.Module) -> set[str]:
-    """Return the names of the buffers that training changes: running statistics of normalization layers."""
-    return {
-        f"{name}.{buffer}" if name else buffer
-        for name, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase)
-        for buffer, _ in module.named_buffers(recurse=False)
-    }

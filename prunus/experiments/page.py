@@ -197,8 +197,8 @@ def size_differences(
         settings: The curve of each of these runs, and its settings by the names that `--set` takes.
 
     Returns:
-        One phrase per difference, with the curves that have it unless all have; empty where there is none. Curves that
-        the full size does not have are left out.
+        One phrase per difference that all curves have, and one for all differences of the same other curves, which it
+        names; empty where there is none. Curves that the full size does not have are left out.
     """
     n, full_n = len(_seeds(request)), experiment.replicates[-1]
     networks = networks_of(experiment, request)
@@ -214,8 +214,11 @@ def size_differences(
     for curve in shared:
         for text in _setting_differences(*([s for c, s in side if c == curve] for side in (settings, full))):
             curves_by_text.setdefault(text, []).append(curve)
+    texts_by_curves: dict[tuple[str, ...], list[str]] = {}
     for text, curves in curves_by_text.items():
-        lines.append(text if curves == shared else f"{'; '.join(curves)}: {text}")
+        texts_by_curves.setdefault(tuple(curves), []).append(text)
+    for some, texts in texts_by_curves.items():
+        lines += texts if list(some) == shared else [f"{'; '.join(some)}: {'; '.join(texts)}"]
     selected = [values.get("levels") or [] for _, values in settings]
     if levels := sorted({level for some in selected for level in some}):
         in_some = "" if all(selected) else " in some runs"

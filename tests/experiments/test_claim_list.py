@@ -97,7 +97,9 @@ def test_larger_size_is_used_where_it_has_more_runs(store):
     do(store, size="full", replicates=4)
     do(store, replicates=2)
     assert {claim.n for claim in claims(store.path)} == {4}
-    assert claims(store.path)[0].command == f"prunus run test.small --full --replicates 4 --store {store.path}"
+    assert (
+        claims(store.path)[0].command == f"prunus run test.small --full --replicates 4 --store {store.path}"
+    )
 
 
 def test_claim_is_listed_for_its_networks(store, monkeypatch):

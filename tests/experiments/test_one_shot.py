@@ -42,4 +42,6 @@ def test_networks_of_two_files_of_one_name_are_not_mixed(file: Path, tmp_path: P
     assert all(torch.equal(stored[name], tensor) for name, tensor in expected.items())
     torch.save(MODELS["lenet-300-100"](seed=2).state_dict(), file)
     with pytest.raises(StoreError, match=f"weights.pt gives other data than the run {run_id(network)}"):
-        run_plan([FunctionRun.of(accuracy_per_sparsity, settings, inputs=(network,))], store, executor="inline")
+        run_plan(
+            [FunctionRun.of(accuracy_per_sparsity, settings, inputs=(network,))], store, executor="inline"
+        )

@@ -121,7 +121,10 @@ def differences(experiment, size, settings):
 
 def test_page_describes_the_reduced_size_of_every_kind_of_mask():
     lines = differences(supermasks, "default", {"network": "lenet"})
-    curves = {text: curves for line in lines for curves, _, text in [line.rpartition(": ")]}
+    parts = [line.rpartition(": ") for line in lines]
+    curves = {text: curves for curves, _, texts in parts for text in texts.split("; ")}
+    some = [curves for curves, _, _ in parts if curves]
+    assert len(some) == len(set(some)), "the differences of the same curves are one line"
     learned = curves["the scores' epochs 40 instead of 2000"]
     assert learned == curves["the scores' learning rate 0.1 instead of 100"]
     assert learned.startswith("learned, initial weights; learned")

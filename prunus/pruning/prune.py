@@ -107,7 +107,8 @@ def prune(
     Raises:
         DensityError: The scope cannot reach the density, or a layer would keep no weight.
         StatisticsError: Examples are missing or do not fit, or an option has no effect on this method.
-        ModelError: The model has no prunable weights of this selection, or the method cannot prune it.
+        ModelError: The model has no prunable weights of this selection, the method cannot prune it, or an earlier mask
+            prunes a parameter that is not selected.
         NonFiniteError: Scores or updated weights are not finite.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -144,18 +145,18 @@ def prune(
     seconds = time.perf_counter() - start
     if mask_density(result.masks) == 1.0:
         warnings.warn("Every weight is kept, so nothing is pruned.", NoEffectWarning, stacklevel=2)
-    trial = with_weights(model, result.weights)
-    num_recalibrated = 0
+    recalibrated, num_recalibrated = None, 0
     if recalibrate and examples is not None:
-        num_recalibrated = recalibrate_batchnorm(trial, examples, forward=forward, progress=progress)
+        recalibrated = with_weights(model, result.weights)
+        num_recalibrated = recalibrate_batchnorm(recalibrated, examples, forward=forward, progress=progress)
     collect = None if measured is None else partial(hessians_by_block, inputs=measured, **passing)
     report = make_report(
         model, before, result, selection.skipped, collect, num_recalibrated=num_recalibrated, seconds=seconds
     )
     masks = Masks(model, result.masks)  # what it refuses is refused before the model is changed
     set_weights(model, result.weights)
-    if num_recalibrated:
-        _copy_buffers(trial, model)
+    if recalibrated is not None:
+        _copy_buffers(recalibrated, model)
     return Pruned(masks, report, selection.skipped)
 
 

@@ -72,7 +72,8 @@ def select_weights(
 
     Raises:
         NoPrunableWeightsError, TiedWeightsError: As `prunable_weights`.
-        ModelError: As `prunable_weights`; the method cannot prune any weight, or, with `strict`, one.
+        ModelError: As `prunable_weights`; the method cannot prune any weight, or, with `strict`, one; an earlier mask
+            prunes a parameter that is none of these weights.
         DensityError: The pattern does not fit any of those weights.
 
     >>> from prunus.pruning.methods import pruning_method

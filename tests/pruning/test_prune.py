@@ -207,6 +207,12 @@ def test_a_model_that_cannot_be_copied_is_refused_by_name():
         prunus.prune(model, 0.5)
 
 
+def test_a_model_need_not_be_copied_where_weights_alone_are_used():
+    model = nn.Sequential(nn.Linear(4, 4))
+    model.lock = threading.Lock()
+    assert prunus.prune(model, 0.5).density == 0.5
+
+
 def test_prune_accepts_functions_scores_and_values(model):
     @criterion()
     def smallest(stats):

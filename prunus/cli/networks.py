@@ -36,7 +36,7 @@ def load_network(name: str, weights: Path | None, device: str, seed: int) -> tup
         if named_model(read_header(path)) is None:
             raise ModelError(
                 f"Expected a file of a built-in model, got {path}, which names none; pass package.module:function of "
-                f"its model, and the file with --weights."
+                "its model, and the file with --weights."
             )
         return load(path).to(device), True
     model = make_model(name, seed)

@@ -78,8 +78,12 @@ def compress_and_report(
         **settings, **options, **task,
     )  # fmt: skip
     with after_writing(out):
-        dense_test = evaluate(result.dense_model, data.test, progress=report, **task)
-        test = evaluate(result.model, data.test, progress=report, **task)
+        # "sparse" applies to retraining only.
+        backend = "dense" if options.get("backend") == "dense" else "auto"
+        dense_test, test = (
+            evaluate(network, data.test, progress=report, backend=backend, **task)
+            for network in (result.dense_model, result.model)
+        )
         examples, forward = data.validation.take(1000), task.get("forward")
         networks = {"before": result.dense_model, "after": result.model}
         zeros = {

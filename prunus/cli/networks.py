@@ -20,9 +20,10 @@ def load_network(name: str, weights: Path | None, device: str, seed: int) -> tup
         The network, and whether it is trained.
 
     Raises:
-        ModelError: Weights for a file that has its own.
+        ModelError: Weights for a file that has its own, or a file of a model that is not built in.
     """
-    from prunus.compression.container import load
+    from prunus.compression.container import load, read_header
+    from prunus.compression.container.read import named_model
     from prunus.errors import ModelError
     from prunus.models.loading import make_model
 
@@ -31,6 +32,11 @@ def load_network(name: str, weights: Path | None, device: str, seed: int) -> tup
         if weights is not None:
             raise ModelError(
                 f"Expected no --weights with {path}, which contains weights, got {weights}; leave out --weights."
+            )
+        if named_model(read_header(path)) is None:
+            raise ModelError(
+                f"Expected a file of a built-in model, got {path}, which names none; pass package.module:function of "
+                "its model, and the file with --weights."
             )
         return load(path).to(device), True
     model = make_model(name, seed)

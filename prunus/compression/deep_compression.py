@@ -17,7 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from prunus.compression.accuracy_budget import BITS, DENSITIES, Trial, find_smallest
-from prunus.compression.checks import PRUNED_ENCODING, check_compressible, check_options, stage_encodings
+from prunus.compression.checks import (
+    PRUNED_ENCODING,
+    check_compressible,
+    check_finite_state,
+    check_options,
+    stage_encodings,
+)
 from prunus.compression.container import load
 from prunus.compression.container.file_format import as_bytes
 from prunus.compression.density_plan import DensityPlan, plan_densities
@@ -115,7 +121,7 @@ def compress(
 
     Raises:
         NoPrunableWeightsError, TiedWeightsError, ModelError: The model cannot be compressed.
-        NonFiniteError: A tensor of the model holds NaN or infinity.
+        NonFiniteError: A parameter of the model holds NaN or infinity, also after `fit`.
         DensityError: The scope cannot reach the densities of the recipe.
         QuantizationError: The bits of the recipe are out of range or missing, or a name is not to be quantized.
         UnknownNameError, SpecError: A name is unknown, a number is out of range, or an option has no effect.
@@ -195,6 +201,7 @@ def _compress(
     stages = [dense, run.measure("pruned", len(pruned.to_bytes()))]
 
     quantized, finetuning_epochs = run.quantize(masks)
+    check_finite_state(run.model)  # `fit` is a function of the user
     if run.recipe.half_precision_biases:
         round_to_half(run.model, run.weights, exclude)
 

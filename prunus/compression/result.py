@@ -10,6 +10,7 @@ from prunus.compression.accuracy_budget import Trial
 from prunus.compression.presets import CompressionRecipe
 from prunus.compression.quantization import CodebookTensor
 from prunus.pruning.prunable import coverage
+from prunus.text_tables import text_table
 from prunus.training import EpochMetrics, Evaluation
 from prunus.types import MaskDict
 
@@ -109,9 +110,7 @@ class Compressed:
                     _quality(stage.validation),
                 )
             )
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ("  ".join(map(str.rjust, row[1:], widths[1:])) for row in rows)
-        return "\n".join(f"{row[0]:{widths[0]}}  {line}" for row, line in zip(rows, lines, strict=True))
+        return text_table(rows, text_columns=1)
 
 
 def _finite(number: float) -> float | None:

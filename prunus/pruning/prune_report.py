@@ -13,6 +13,7 @@ from prunus.pruning.obs.hessian import LayerHessian
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.prunable import coverage, describe_skipped
 from prunus.pruning.views import layer_view, why_no_layer_inputs
+from prunus.text_tables import text_table
 from prunus.types import Params
 
 CollectHessians = Callable[[nn.Module, Params], Iterator[dict[str, LayerHessian]]]
@@ -84,9 +85,8 @@ class PruneReport:
 
     def __str__(self) -> str:
         header, rows = self.table()
-        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in (header, *rows))
-        return "\n".join([*lines, f"density {self.density:.4f}; {self.not_pruned}"])
+        table = text_table([header, *rows], text_columns=len(header))
+        return f"{table}\ndensity {self.density:.4f}; {self.not_pruned}"
 
     def to_json(self) -> dict[str, object]:
         """The same for JSON; errors as fractions."""

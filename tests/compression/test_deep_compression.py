@@ -647,3 +647,12 @@ def test_a_wrapped_model_is_written_with_the_names_of_the_model_inside(trained, 
     assert compiled.masks.keys() == plain.masks.keys()
     for name in ("compiled", "parallel"):
         assert (tmp_path / name).read_bytes() == (tmp_path / "plain").read_bytes()
+
+
+def test_fit_that_leaves_nan_is_an_error_and_no_file_is_written(trained, small_digits, tmp_path):
+    def fit(model, masks):
+        model[1].bias.data.fill_(math.nan)
+
+    with pytest.raises(NonFiniteError, match=r"'1\.bias'"):
+        prunus.compress(trained, tmp_path / "m", data=small_digits, fit=fit, rounds=1)
+    assert not (tmp_path / "m").exists()

@@ -178,6 +178,10 @@ def test_a_killed_training_continues_from_the_users_own_checkpoint(data):
     assert again.verify() == 0
     with pytest.raises(CheckpointError, match="other codes or masks"):
         prunus.quantize(network(3), bits=2).load_state_dict(load(stored))
+    with pytest.raises(
+        CheckpointError, match="other codes or masks"
+    ):  # copying one centroid to all would be silent
+        again.load_state_dict({**load(stored), "1.weight/codebook": torch.ones(1)})
     for part in ("codes", "mask"):
         for broken in (torch.zeros(3, dtype=torch.uint8), None):
             state = {**load(stored), f"1.weight/{part}": broken}

@@ -22,6 +22,7 @@ LAYERS = (
         "masks",
         "seeded_tensors",
         "compiled",
+        "text_tables",
     ),
     *(
         "data",

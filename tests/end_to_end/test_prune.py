@@ -195,6 +195,9 @@ def test_file_of_a_built_in_model_is_pruned_without_naming_its_data(run, tmp_pat
     prunus.save(model, "mine.prunus")  # the file says what model it is, whatever its name
     run("prune", "mine.prunus", "--density=0.5", "--calibration-examples=50")
     assert (load_file("mine-pruned.safetensors")["fc1.weight"] != 0).double().mean() == 0.5
+    prunus.save(torch.nn.Linear(2, 2), "own.prunus")
+    printed = run("prune", "own.prunus", "--density=0.5", code=4)
+    assert "own.prunus, which names none; pass package.module:function" in " ".join(printed.err.split())
 
 
 def test_tied_weight_is_written_once_and_read_back(run, folder, tmp_path):

@@ -26,7 +26,7 @@ from prunus.compression.container.read import (
     read_bytes,
     unpack,
 )
-from prunus.errors import CorruptFileError, ModelMismatchError, PrunusError
+from prunus.errors import CorruptFileError, ModelMismatchError
 from prunus.models.checkpoints import match_names
 from prunus.models.safetensors_file import missing_names, tied_pairs
 from prunus.modules import check_initialized, unwrapped
@@ -39,20 +39,6 @@ EXTRA_STATE = "_extra_state"
 
 PART_BYTES = 32 << 20
 """Tensors of this many bytes are copied into a module at a time."""
-
-_CONSTRUCTION_ERRORS = (
-    *(
-        PrunusError,
-        TypeError,
-        ValueError,
-        ArithmeticError,
-        RuntimeError,
-        LookupError,
-        AttributeError,
-        MemoryError,
-    ),
-)
-"""What a model that is built from the arguments in a file may raise."""
 
 
 def load(
@@ -180,7 +166,7 @@ def _build(path: str, header: Mapping[str, object], device: str = "meta") -> nn.
     try:
         with torch.device(device):
             return MODELS[model](**arguments)
-    except _CONSTRUCTION_ERRORS as error:
+    except Exception as error:  # a file may hold any arguments
         raise ModelMismatchError(
             f"{path} names {model} with {arguments}, which cannot be built: {str(error).rstrip('.')}."
         ) from error

@@ -173,11 +173,13 @@ class CodebookConstraint:
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the codebooks. Raises CheckpointError unless the codes and the masks are the same."""
+        """Restore the codebooks. Raises CheckpointError unless codes, masks and numbers of centroids are the same."""
         current = self.state_dict()
-        fixed = [key for key in current if not key.endswith("/codebook")]
         if current.keys() != state.keys() or not all(
-            torch.equal(current[key].cpu(), state[key].cpu()) for key in fixed
+            tensor.shape == state[key].shape
+            if key.endswith("/codebook")
+            else torch.equal(tensor.cpu(), state[key].cpu())
+            for key, tensor in current.items()
         ):
             raise CheckpointError(
                 "The checkpoint was made with other codes or masks than this run's; delete it or name another."

@@ -10,6 +10,7 @@ from torch import nn
 
 from prunus.pruning.structured.graph import module_path
 from prunus.pruning.structured.groups import Analysis
+from prunus.text_tables import text_table
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,7 @@ class SlimReport:
 
     def __str__(self) -> str:
         header, rows = self.table()
-        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in (header, *rows)
-        ]
-        return "\n".join(line.rstrip() for line in lines)
+        return text_table([header, *rows], text_columns=len(header))
 
 
 def _change(pair: tuple[int, int]) -> str:

@@ -16,6 +16,7 @@ from prunus.experiments import EXPERIMENTS
 from prunus.experiments.claim_list import ListedClaim, claims
 from prunus.experiments.results import Result
 from prunus.experiments.running import draw_experiment
+from prunus.registry import lookup
 from prunus.runs.store import Store
 from prunus.runs.transfer import import_runs
 
@@ -51,25 +52,27 @@ def main(docs: Path = DOCS) -> list[Path]:
     """Write the pages of all experiments whose runs are in `docs`/evidence, and return their paths."""
     pages = []
     with tempfile.TemporaryDirectory() as folder:
-        store, sources = Store(Path(folder) / "store"), {}
+        store, sources = Store(Path(folder) / "store"), dict[str, list[str]]()
         for evidence in sorted((docs / "evidence").glob("*.jsonl")):
             import_runs(evidence, store)
             lines = [json.loads(line) for line in evidence.read_text(encoding="utf-8").splitlines()]
-            sources |= {line["request"]["experiment"]: evidence.name for line in lines if "request" in line}
-        for name in sources.keys() & EXPERIMENTS.keys():
-            result = draw_experiment(EXPERIMENTS[name], store, Path(folder) / "drawn", report=print)
-            pages.append(write_page(docs, sources[name], result, str(store.path)))
+            for name in dict.fromkeys(line["request"]["experiment"] for line in lines if "request" in line):
+                sources.setdefault(name, []).append(evidence.name)
+        for name, files in sources.items():
+            experiment = lookup("experiment", EXPERIMENTS, name)
+            result = draw_experiment(experiment, store, Path(folder) / "drawn", report=print)
+            pages.append(write_page(docs, files, result, str(store.path)))
         write_claims(docs, claims(store.path), str(store.path))
     write_overview(docs / "results")
     return sorted(pages)
 
 
-def write_page(docs: Path, evidence: str, result: Result, store: str) -> Path:
+def write_page(docs: Path, evidence: Sequence[str], result: Result, store: str) -> Path:
     """Copy the page of one experiment and its figures.
 
     Args:
         docs: The folder with the folders "results" and "images".
-        evidence: Name of the file that its runs were read from.
+        evidence: Names of the files that its runs were read from.
         result: The experiment as drawn.
         store: The path of the temporary store, which the page does not show.
     """
@@ -82,9 +85,8 @@ def write_page(docs: Path, evidence: str, result: Result, store: str) -> Path:
         image = images / image_name(result.name, figure)
         shutil.copyfile(figure, image)
         text = text.replace(f"]({figure.name})", f"](../images/{image.name})")
-    source = (
-        f"Rows of every run: [{evidence}](../evidence/{evidence}). This page is written by `make results`."
-    )
+    files = ", ".join(f"[{name}](../evidence/{name})" for name in evidence)
+    source = f"Rows of every run: {files}. This page is written by `make results`."
     page.write_text(f"{text.rstrip()}\n\n{source}\n", encoding="utf-8")
     return page
 

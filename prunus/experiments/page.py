@@ -56,6 +56,7 @@ def describe(
 
     Raises:
         StoreError: A run is not finished, or its files are damaged.
+        SpecError: No row has any of the metrics of the experiment.
     """
     rows, missing = rows_of(store, finished), missing_runs(requested, finished)
     selected = experiment.select(rows)

@@ -118,6 +118,7 @@ def draw_experiment(
 
     Raises:
         StoreError: No run of this experiment, in that size, is finished.
+        SpecError: No row has any of the metrics of the experiment.
     """
     _check_libraries(experiment)
     say = report or (lambda line: None)

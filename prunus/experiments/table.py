@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import Any
 
+from prunus.errors import SpecError
 from prunus.experiments.comparisons import METRICS
 from prunus.experiments.experiment import Experiment
 from prunus.experiments.rows import average_draws, group_rows
@@ -26,8 +27,19 @@ def table_of(experiment: Experiment, rows: Sequence[Row]) -> list[Row]:
         Rows with the same columns: "group" where there are several networks, "curve", the keys of the point, "n", the
         number of replicates, then each metric with its standard deviation, "METRIC ±", and its published value. A cell
         without a value is an empty text.
+
+    Raises:
+        SpecError: No row has any of the metrics.
     """
     with_metrics = [row for row in rows if any(metric in row for metric in experiment.metrics)]
+    if not with_metrics:
+        got = (
+            f"rows with {', '.join(dict.fromkeys(key for row in rows for key in row))}" if rows else "no rows"
+        )
+        raise SpecError(
+            f"Expected rows with one of the metrics {', '.join(experiment.metrics)} of {experiment.name}, got {got}; "
+            "correct `metrics` or `select` of the experiment, or the rows of its runs."
+        )
     by = [key for key in ("group", "curve", *experiment.points) if all(key in row for row in with_metrics)]
     if "density %" not in by:
         by = [key for key in by if key != "level"]  # positions between two networks, not levels of density

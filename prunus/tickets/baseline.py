@@ -139,6 +139,23 @@ class BaselineSpec:
             )
         return data if self.examples is None else data.take(self.examples, max(1, self.examples // 3))
 
+    def checked_data(self, directory: RunDirectory) -> Dataset:
+        """Return the data set for a run, after those of a user's function are compared with earlier computations.
+
+        Args:
+            directory: The directory of the run, which records the digest of the data.
+
+        Returns:
+            The data set, reduced to `examples`.
+
+        Raises:
+            StoreError: The function returns other data than the run, or a run that it reads, was computed with.
+        """
+        data = self.load_data()
+        if isinstance(self.data, str) and ":" in self.data:
+            directory.check_input(self.data, data_tensors(data))
+        return data
+
     def make_network(self, seed: int | None = None) -> nn.Module:
         """Return the untrained network of this replicate, or of another seed. Raises ModelError if that fails."""
         seed = derive_seed(self.replicate, "model") if seed is None else seed
@@ -184,11 +201,9 @@ class BaselineSpec:
                     "with fit; give it a recipe, and leave out fit."
                 )
             return train_level_with(self.fit, model, self.load_data(), constraint, start, self.task)
-        data, recipe, first_step = self.load_data(), recipe or self.recipe, start.step if start else 0
+        data, recipe = self.checked_data(directory), recipe or self.recipe
+        first_step = start.step if start else 0
         constraint = constraint if constraint is not None else NoConstraint(model)
-        if isinstance(self.data, str) and ":" in self.data:
-            # A user's function may return other data when the run is resumed.
-            directory.check_input(self.data, data_tensors(data))
         monitor = TrainingMonitor(
             data.validation,
             first_step=first_step,

@@ -27,7 +27,7 @@ from prunus.tickets.baseline import (
 from prunus.tickets.ticket import TicketSpec, check_same_weights
 from prunus.training import evaluate
 from prunus.training.state import TrainingState
-from prunus.types import MaskDict, Params
+from prunus.types import Dataset, MaskDict, Params
 
 COPIES = (1, 2)
 STABLE_BELOW = 2.0
@@ -100,7 +100,7 @@ def measure_instability(
             report_steps(spec.baseline.total_steps() - spec.step)
         directory.remove(checkpoint_name(copy))
     ends = [directory.load_tensors(f"copy-{copy}") for copy in COPIES]
-    rows = _evaluate_line(spec, ends[0], ends[1])
+    rows = _evaluate_line(spec, ends[0], ends[1], spec.baseline.checked_data(directory))
     errors = [row["test_error"] for row in rows]
     barrier = max(errors) - (errors[0] + errors[-1]) / 2
     rows[-1]["barrier"] = barrier
@@ -129,10 +129,9 @@ def _train_copy(
     directory.save_tensors(f"copy-{copy}", model.state_dict())
 
 
-def _evaluate_line(spec: InstabilitySpec, first: Params, second: Params) -> list[Row]:
+def _evaluate_line(spec: InstabilitySpec, first: Params, second: Params, data: Dataset) -> list[Row]:
     """Return the errors at every α, in percent."""
-    baseline, rows = spec.baseline, []
-    model, data = baseline.make_network(), baseline.load_data()
+    baseline, model, rows = spec.baseline, spec.baseline.make_network(), []
     splits = {"validation_error": data.validation, "test_error": data.test}
     for index, alpha in enumerate(torch.linspace(0, 1, spec.points).tolist()):
         between = {name: torch.lerp(first[name].double(), second[name].double(), alpha) for name in first}

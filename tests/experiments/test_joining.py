@@ -8,6 +8,7 @@ import pytest
 from small_experiment import ERRORS, SMALL, do
 from specs import finish
 
+from prunus.errors import SpecError
 from prunus.experiments import claim_list
 from prunus.experiments.claim_list import claims
 from prunus.experiments.experiment import FigureSpec
@@ -98,6 +99,14 @@ def test_network_without_a_finished_run_hides_no_finished_ones(store: Store) -> 
     in_bfloat16, other = requests_to_draw(SMALL, store, None, print)
     assert dict(in_bfloat16.settings) == {"autocast": "bfloat16", "network": "first"}
     assert dict(other.settings) == {"network": "second"}
+
+
+def test_rows_without_the_metrics_of_the_experiment_are_refused(store: Store) -> None:
+    do(store, network="first")
+    with pytest.raises(
+        SpecError, match=r"metrics wrong of test\.small, got rows with curve, replicate, error"
+    ):
+        draw_experiment(replace(SMALL, metrics=("wrong",)), store, store.path.parent / "out")
 
 
 def test_figure_counts_the_missing_runs_of_its_network(store: Store) -> None:

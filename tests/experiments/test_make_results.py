@@ -51,3 +51,19 @@ def test_page_is_made_of_exported_rows(name, settings, tmp_path):
     first = text
     main(tmp_path)
     assert page.read_text(encoding="utf-8") == first
+
+
+def test_page_names_all_files_of_its_rows(tmp_path):
+    store = Store(tmp_path / "store")
+    settings = {"networks": "3"}
+    for replicates in (1, 2):
+        run_experiment(
+            EXPERIMENTS["hassibi1993.xor"], "smoke", tmp_path / "out", store=store.path, executor="inline",
+            settings=settings, replicates=replicates,
+        )  # fmt: skip
+        (tmp_path / "evidence").mkdir(exist_ok=True)
+        export_runs(store, tmp_path / "evidence" / f"rows-{replicates}.jsonl")
+    (page,) = runpy.run_path(str(SCRIPT))["main"](tmp_path)
+    expected = ", ".join(f"[rows-{n}.jsonl](../evidence/rows-{n}.jsonl)" for n in (1, 2))
+    assert f"Rows of every run: {expected}. This page" in page.read_text(encoding="utf-8")
+    assert f"| {expected} |" in (tmp_path / "results" / "README.md").read_text(encoding="utf-8")

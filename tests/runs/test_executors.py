@@ -27,6 +27,7 @@ from prunus.runs.spec import run_id
 from prunus.runs.store import Store
 from prunus.tickets.baseline import load_data_cached
 from prunus.tickets.instability import InstabilitySpec
+from prunus.tickets.supermask.criterion_supermask import CriterionSupermaskSpec
 from prunus.tickets.procedure import run_ticket
 from prunus.tickets.ticket import TicketSpec
 
@@ -334,8 +335,10 @@ def test_a_run_is_not_resumed_with_other_data(tmp_path, monkeypatch):
     assert run_to_completion(spec, store, "inline")
     (tmp_path / "number").write_text("119")
     load_data_cached.cache_clear()
-    with pytest.raises(StoreError, match=f"other data than the run {run_id(spec)} was computed with"):
-        run_to_completion(ticket, store, "inline")
+    scored = CriterionSupermaskSpec(replace(ticket, schedule="one_shot"))
+    for run in (ticket, scored):
+        with pytest.raises(StoreError, match=f"other data than the run {run_id(spec)} was computed with"):
+            run_to_completion(run, store, "inline")
 
 
 def test_a_removed_dependency_is_an_error(tmp_path):

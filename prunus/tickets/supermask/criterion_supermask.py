@@ -94,10 +94,11 @@ def score_criterion_masks(
 
     Raises:
         SpecError, UnknownNameError, DensityError, ModelError: As `CriterionSupermaskSpec.check`.
+        StoreError: A user's function returns other data than the baseline was computed with.
     """
     spec.check()
     ticket, baseline = spec.ticket, Baseline.load(needed["baseline"])
-    model, data = ticket.baseline.make_network(), ticket.baseline.load_data()
+    model, data = ticket.baseline.make_network(), ticket.baseline.checked_data(directory)
     model.load_state_dict(baseline.initial)
     make_weights = lookup("kind of weights", WEIGHT_INITS, spec.weights)
     seed = derive_seed(ticket.baseline.replicate, "supermask-weights")

@@ -27,8 +27,8 @@ from prunus.runs.spec import run_id
 from prunus.runs.store import Store
 from prunus.tickets.baseline import load_data_cached
 from prunus.tickets.instability import InstabilitySpec
-from prunus.tickets.supermask.criterion_supermask import CriterionSupermaskSpec
 from prunus.tickets.procedure import run_ticket
+from prunus.tickets.supermask.criterion_supermask import CriterionSupermaskSpec
 from prunus.tickets.ticket import TicketSpec
 
 HELPERS = Path(__file__).parents[1] / "helpers"

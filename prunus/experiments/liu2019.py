@@ -47,7 +47,8 @@ def reference(function: object) -> str:
 
 NETWORKS: Mapping[str, TicketNetwork] = {
     "vgg-16": TicketNetwork(
-        "vgg-16-bn-cifar", reference(networks.narrow_vgg_16), "classifier.weight", 5000, 6, rounds=3, rate=0.6
+        "vgg-16-bn-cifar", reference(networks.narrow_vgg_16), "classifier.weight", 10_000, 15, rounds=3,
+        rate=0.6,
     ),
     "resnet-50": TicketNetwork(
         reference(networks.cifar_resnet_50), reference(networks.narrow_resnet_20), "linear.weight", 3000, 6,
@@ -173,8 +174,9 @@ tickets = Experiment(
         "45,000 of the 50,000 training images are trained on; the other 5,000 are the validation split.",
         "ResNet-50 is the CIFAR ResNet with eight blocks of two convolutions per stage, as in the authors' code; the "
         "smaller sizes take ResNet-20 in its place.",
-        "Training in the default size ends long before it converges, after 474 steps of VGG-16 and 282 of ResNet-20, "
-        "where the paper has 110,000. Whether longer training changes the order of the curves was not tested.",
+        "Training in the default size ends long before it converges, after 2,355 steps of VGG-16 and 282 of ResNet-20, "
+        "where the paper has 110,000. The length of the training matters: after 474 steps, tickets of VGG-16 were "
+        "4.6 pp (2.4 to 6.9, n = 3) better than random initializations at the learning rate 0.1.",
     ),
     networks=tuple(NETWORKS),
     metrics=("final_test_accuracy", "stop_test_accuracy"),

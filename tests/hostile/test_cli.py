@@ -668,7 +668,8 @@ OTHERS = [
     (3, "prune", "bad_nets:net", "--density=0.5"),
     (4, "prune", "bad_nets:net", "--density=0.5", "--data=digits", "--out=out.txt"),
     (7, "prune", "absent.prunus", "--density=0.5"),
-    (7, "prune", "cut.prunus", "--density=0.5"),
+    (7, "prune", "cut-lenet.prunus", "--density=0.5"),
+    (4, "prune", "whole.prunus", "--density=0.5"),
     (4, "prune", "whole.prunus", "--weights=whole.safetensors", "--density=0.5"),
     (5, *PRUNE, "--damping=0.1"),
     (5, *PRUNE, "--steps=3"),
@@ -751,6 +752,7 @@ def shared_folder(tmp_path_factory):
     for name, content in contents.items():
         (folder / f"{name}.prunus").write_bytes(content)
     prunus.save(prunus.models.MODELS["lenet-300-100"](), folder / "lenet.prunus")
+    (folder / "cut-lenet.prunus").write_bytes((folder / "lenet.prunus").read_bytes()[:-9])
     weights = {
         "whole": state(),
         "other": {"fc.weight": torch.ones(10, 64)},

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import CheckpointError, ModelError
-from prunus.modules import check_initialized, find_parameter, trainable_parameters
+from prunus.modules import check_initialized, find_parameter, trainable_parameters, uncompiled
 from prunus.optimizer_hooks import OptimizerHooks
 from prunus.types import MaskDict, Params, numel_by_name
 
@@ -62,7 +62,7 @@ class Masks(Mapping[str, Tensor]):
             ModelError: A mask is not boolean or has no parameter of its name and shape, or the model has parameters
                 without values.
         """
-        self.model: nn.Module = getattr(model, "_orig_mod", model)
+        self.model: nn.Module = uncompiled(model)
         check_initialized(self.model)
         check_boolean(masks)
         masks = {name.removeprefix("_orig_mod."): mask for name, mask in masks.items()}

@@ -64,6 +64,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module that torch.compile was called with, whose parameters have no prefix `_orig_mod.`; else `model`."""
+    return getattr(model, "_orig_mod", model)
+
+
 def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:
     """The parameters with `requires_grad = True`, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -36,7 +36,7 @@ from prunus.compression.without_training import CalibratedLayers
 from prunus.errors import CorruptFileError, NoEffectWarning, SpecError
 from prunus.files import check_writable, write_atomic
 from prunus.models.checkpoints import stored_bytes
-from prunus.modules import check_initialized, copied
+from prunus.modules import check_initialized, copied, uncompiled
 from prunus.pruning.prunable import skipped_parameters
 from prunus.training.checkpoint import check_checkpoint_writable
 from prunus.training.evaluation import MetricFunction
@@ -142,7 +142,7 @@ def compress(
             "train_first": train_first or None, "checkpoints": checkpoints, "fit": fit, "backend": retrained_by
         },
     )  # fmt: skip
-    model = getattr(model, "_orig_mod", model)  # of a compiled module, as `prune` does
+    model = uncompiled(model)
     check_initialized(model)
     copy = copied(model)
     task = {"forward": forward, "loss": loss, "metric": metric}

@@ -9,7 +9,7 @@ from prunus.compression.checks import bits_by_name
 from prunus.compression.quantization import CodebookConstraint, quantize_weights
 from prunus.errors import ModelError
 from prunus.masks import Masks, all_kept
-from prunus.modules import check_initialized
+from prunus.modules import check_initialized, uncompiled
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.weight_layers import masks_of_torch
 
@@ -54,7 +54,7 @@ def quantize(
     >>> len(model.weight.unique()), len(quantized.codebooks["weight"])
     (8, 8)
     """
-    model = getattr(model, "_orig_mod", model)  # torch.compile keeps the module that it compiles there
+    model = uncompiled(model)
     check_initialized(model)
     if isinstance(masks, Masks) and masks.pruned_values:
         raise ModelError(
@@ -69,7 +69,7 @@ def quantize(
         raise ModelError(
             "Expected masks of the weights to quantize, got none; leave masks out to quantize all weights."
         )
-    parameters = dict(model.named_parameters())
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
     constraint = CodebookConstraint(
         model, quantize_weights(parameters, masks, bits_by_name(model, list(masks), bits), kmeans_init, seed)
     )

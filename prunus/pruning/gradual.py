@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from prunus.errors import CheckpointError, DensityError, ModelError, StatisticsError
 from prunus.masks import Masks, all_kept
+from prunus.modules import uncompiled
 from prunus.pruning.methods import pruning_method
 from prunus.pruning.prune import check_prune, prune
 from prunus.pruning.schedules import Schedule, densities_of
@@ -86,7 +87,7 @@ class GradualPruning:
             )
         self.densities = densities_of(schedule, density, rounds)
         """The density after each round."""
-        model = getattr(model, "_orig_mod", model)  # of a compiled module, as Masks does
+        model = uncompiled(model)
         method = pruning_method(options.get("criterion", "magnitude"))
         scope = parse_scope(options.get("scope", "layer"))
         patterns = {name: options[name] for name in ("include", "exclude", "strict") if name in options}

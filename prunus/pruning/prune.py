@@ -13,7 +13,7 @@ from torch import nn
 from prunus.data.examples import Calibration, Examples, as_examples, sample_examples
 from prunus.errors import DensityError, NoEffectWarning, StatisticsError
 from prunus.masks import Masks, all_kept, apply_masks, mask_density
-from prunus.modules import check_initialized
+from prunus.modules import check_initialized, uncompiled
 from prunus.pruning.methods import CriterionMethod, pruning_method
 from prunus.pruning.obs.blocks import hessians_by_block
 from prunus.pruning.obs.densities import allocate_densities, error_curves, relative_error_curves
@@ -116,7 +116,7 @@ def prune(
     >>> pruned.report.density, int(sum((layer.weight != 0).sum() for layer in (model[0], model[2])))
     (0.25, 12)
     """
-    model = getattr(model, "_orig_mod", model)  # of a compiled module, as Masks does
+    model = uncompiled(model)
     method, scope = pruning_method(criterion), parse_scope(scope)
     selection = select_weights(model, method, scope, include, exclude, within=within, strict=strict)
     check_prune(method, selection, density, scope, densities)

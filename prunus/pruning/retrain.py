@@ -16,7 +16,7 @@ from prunus.data.examples import sample_examples
 from prunus.data.validation import check_dataset
 from prunus.errors import NoEffectWarning, StatisticsError
 from prunus.masks import Masks, mask_density
-from prunus.modules import find_parameter
+from prunus.modules import find_parameter, uncompiled
 from prunus.pruning.dropout import scaled_dropout
 from prunus.pruning.methods import pruning_method
 from prunus.pruning.obs.method import PruningMethod
@@ -109,7 +109,7 @@ def prune_and_retrain(
     """
     check_recipes(densities, retrain, fit)
     method, scope = pruning_method(criterion), parse_scope(scope)
-    original = getattr(model, "_orig_mod", model)  # of a compiled module, as Masks does
+    original = uncompiled(model)
     selection = select_weights(original, method, scope, include, exclude, within=within, strict=True)
     weights, within = selection.weights, selection.within
     scope.check(shapes_of(weights), densities, within)

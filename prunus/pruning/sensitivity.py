@@ -14,7 +14,7 @@ from torch import nn
 from prunus.data.examples import DEFAULT_NUM_EXAMPLES, Batch, Calibration, Examples, sample_examples
 from prunus.errors import DensityError
 from prunus.masks import apply_masks
-from prunus.modules import check_initialized, copied
+from prunus.modules import check_initialized, copied, uncompiled
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.progress import tracked
 from prunus.pruning.prunable import prunable_weights
@@ -89,7 +89,7 @@ def sensitivity(
         DataError, StatisticsError: The examples cannot be used, or the criterion needs examples and there are none.
     """
     check_initialized(model)
-    trial = copied(getattr(model, "_orig_mod", model))  # of a compiled module, as Masks does
+    trial = copied(uncompiled(model))
     scored = (
         lookup("criterion", CRITERIA, criterion) if isinstance(criterion, str) else as_criterion(criterion)
     )

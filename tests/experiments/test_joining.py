@@ -112,10 +112,10 @@ def test_rows_without_the_metrics_of_the_experiment_are_refused(store: Store) ->
 def test_figure_counts_the_missing_runs_of_its_network(store: Store) -> None:
     do(store, network="first")
     do_in_bfloat16(store, "second", until=2)
-    drawn = replace(
+    with_figure = replace(
         SMALL, metrics=("error",), figures=(FigureSpec("errors", "error", "error", "Errors", x="replicate"),)
     )
-    result = draw_experiment(drawn, store, store.path.parent / "out")
+    result = draw_experiment(with_figure, store, store.path.parent / "out")
     first, second = (path.read_text() for path in result.files if path.suffix == ".svg")
     assert "runs are drawn" not in first
     assert "2 of 6 runs are drawn" in second

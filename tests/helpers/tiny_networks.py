@@ -266,3 +266,16 @@ def wild(seed: int) -> nn.Module:
             for parameter in model.parameters():
                 parameter.fill_(1e30)
     return model
+
+
+class TiedEmbedding(nn.Module):
+    """Tokens to logits by the weights of the embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.hidden = nn.Embedding(10, 8), nn.Linear(8, 8)
+        self.decode = nn.Linear(8, 10, bias=False)
+        self.decode.weight = self.embed.weight
+
+    def forward(self, tokens):
+        return self.decode(self.hidden(self.embed(tokens)).relu())

@@ -2,21 +2,11 @@
 
 import pytest
 import torch
+from tiny_networks import TiedEmbedding
 from torch import nn
 
 import prunus
 from prunus.errors import DensityError, ModelError, NotPrunedWarning
-
-
-class Tokens(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embed, self.hidden = nn.Embedding(10, 8), nn.Linear(8, 8)
-        self.decode = nn.Linear(8, 10, bias=False)
-        self.decode.weight = self.embed.weight
-
-    def forward(self, tokens):
-        return self.decode(self.hidden(self.embed(tokens)).relu())
 
 
 def images():
@@ -43,16 +33,16 @@ def test_layer_that_a_pattern_does_not_fit_is_left_out_by_name(criterion, scope)
 
 def test_tied_weight_is_pruned_once_and_left_out_where_layers_are_pruned_by_their_outputs():
     torch.manual_seed(0)
-    model, data = Tokens(), (torch.arange(10), torch.arange(10))
+    model, data = TiedEmbedding(), (torch.arange(10), torch.arange(10))
     pruned = prunus.prune(model, 0.5)
     assert list(pruned.masks) == ["embed.weight", "hidden.weight"]
     assert model.decode.weight is model.embed.weight
     assert int(model.embed.weight.count_nonzero()) == 40
     with pytest.warns(NotPrunedWarning, match=r"embed\.weight \(its tensor is used by several layers"):
-        pruned = prunus.prune(Tokens(), 0.5, criterion="obs", calibration=data)
+        pruned = prunus.prune(TiedEmbedding(), 0.5, criterion="obs", calibration=data)
     assert list(pruned.masks) == ["hidden.weight"]
     with pytest.raises(ModelError, match="as magnitude"):
-        prunus.prune(Tokens(), 0.5, criterion="obs", calibration=data, strict=True)
+        prunus.prune(TiedEmbedding(), 0.5, criterion="obs", calibration=data, strict=True)
 
 
 def test_nothing_left_is_refused():

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from coupled_blocks import BLOCKS, TOKENS, conv, make
+from tiny_networks import TiedEmbedding
 from torch import nn
 from torch.nn import functional as F
 
@@ -109,17 +110,7 @@ def test_modes_frozen_flags_and_attributes_are_carried_along(model):
 
 
 def test_every_layer_of_a_tied_weight_has_its_sizes():
-    class Tokens(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed, self.hidden = nn.Embedding(10, 8), nn.Linear(8, 8)
-            self.decode = nn.Linear(8, 10, bias=False)
-            self.decode.weight = self.embed.weight
-
-        def forward(self, tokens):
-            return self.decode(self.hidden(self.embed(tokens)).relu())
-
-    model, tokens = Tokens(), torch.arange(6).reshape(2, 3)
+    model, tokens = TiedEmbedding(), torch.arange(6).reshape(2, 3)
     prunus.slim(model, tokens, density=0.5).apply()
     assert model.embed.embedding_dim == model.decode.in_features == model.decode.weight.shape[1] == 4
 

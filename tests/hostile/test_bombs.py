@@ -1,4 +1,4 @@
-"""Small files that announce much: each is read, or refused by a named error, within seconds; at its peak the reader
+"""Small files that announce much: each is read, or refused by a named error, without hanging; at its peak the reader
 takes at most three times the bytes of the file and its tensors, and never more than `max_bytes`.
 
 The files are read by another process, which has warmed up the kernels before and reports the peak of its resident
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zlib
 from collections import namedtuple
+from operator import itemgetter
 
 import constriction
 import numpy as np
@@ -31,7 +32,9 @@ from prunus.compression.container.tensor_blob import (
 )
 
 DEFAULT_LIMIT = 256 << 20
-MAX_SECONDS = 5.0
+MAX_SECONDS = 60.0
+"""CPU seconds after which a read counts as hanging; each takes at most 4 on a machine with other work."""
+
 CONSTANT = 12 << 20
 """Bytes that are allowed besides three times the file and its tensors: the objects of a header, one chunk of entries,
 two tables, the noise of the allocator."""
@@ -222,13 +225,14 @@ def headers():
     yield Bomb("deep objects", framed(b'{"a":' * 800_000, []), 0, False)
 
 
-def many_tensors():
-    """Files of very many tensors, whose objects in Python take more than their entries."""
+def many_tensors(divisor=1):
+    """Files of very many tensors, whose objects in Python take more than their entries; and `divisor` times fewer."""
     coded = bytes([CODEBOOK, RANGE]) + codebook(number_one("float32"))
     sparse = bytes([SPARSE | CODEBOOK, RANGE, RANGE]) + positions(2, 2) + codebook(number_one("float32"))
-    yield Bomb("30,000 values", file_of("int8", [], b"\0\1", 30_000), 30_000)
-    yield Bomb("30,000 tensors of one stream", file_of("float32", [2], coded, 30_000), 240_000)
-    yield Bomb("15,000 tensors of two streams", file_of("float32", [2], sparse, 15_000), 120_000)
+    many, fewer = 30_000 // divisor, 15_000 // divisor
+    yield Bomb(f"{many:,} values", file_of("int8", [], b"\0\1", many), many)
+    yield Bomb(f"{many:,} tensors of one stream", file_of("float32", [2], coded, many), 8 * many)
+    yield Bomb(f"{fewer:,} tensors of two streams", file_of("float32", [2], sparse, fewer), 8 * fewer)
 
 
 CHILD = """
@@ -336,13 +340,13 @@ def test_reading_every_bomb_is_bounded_by_the_default_limit(child):
 
 
 @pytest.mark.slow
-def test_reading_many_tensors_is_fast(child):
+def test_reading_many_tensors_takes_time_in_proportion_to_their_number(child):
     """Their objects are counted by `max_bytes`, and take more than three times the bytes of such tensors."""
-    for bomb in many_tensors():
-        outcome, peak, seconds = child(bomb, "read", None)
+    for bomb, small in zip(many_tensors(), many_tensors(divisor=10), strict=True):
+        outcome, peak, seconds = min((child(bomb, "read", None) for _ in range(3)), key=itemgetter(2))
         assert outcome == "read"
         assert peak <= DEFAULT_LIMIT
-        assert seconds <= MAX_SECONDS
+        assert seconds <= 2.5 * 10 * min(child(small, "read", None)[2] for _ in range(3))
         assert child(bomb, "read", 8 << 20)[0] == "SizeLimitError"
 
 

@@ -825,7 +825,7 @@ def test_bad_command_line_ends_in_one_sentence_before_any_work(case, shared_fold
     assert sentence.startswith("error: ")
     assert "Traceback" not in sentence
     assert after == before
-    assert seconds < 5
+    assert seconds < 20  # CPU seconds; 1 on an idle machine, and a training takes longer
 
 
 def test_damaged_run_is_named_with_the_command_that_removes_it(shared_folder, tmp_path, run_cli):

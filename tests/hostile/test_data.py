@@ -397,9 +397,7 @@ def test_load_arrays_reads_the_array_that_these_tests_damage() -> None:
 
 
 def test_load_arrays_visits_shared_lists_once() -> None:
-    start = time.perf_counter()
-    assert load_arrays(billion_laughs(100), "the file")
-    assert time.perf_counter() - start < 1
+    assert load_arrays(billion_laughs(100), "the file")  # 2^100 visits would never end
 
 
 @given(st.binary(max_size=60), st.integers(0, 120))

@@ -193,26 +193,26 @@ def parse_file(data: bytes, max_bytes: int | None = None) -> ParsedFile:
         position += entry.length + CHECKSUM.size
         if CHECKSUM.unpack(view[position - CHECKSUM.size : position])[0] != running:
             raise CorruptFileError(f"The checksum of {entry.name!r} does not match its bytes.")
-        blobs.append(_parse_blob(section, entry, entries[: len(blobs)], blobs))
+        blobs.append(_parse_blob(section, entry, entries, blobs))
         sections.append(section)
     limits.check_work(entries, blobs, header_size)
     return ParsedFile(header, entries, tuple(blobs), tuple(sections), len(view))
 
 
 def _parse_blob(
-    section: memoryview, entry: TensorEntry, earlier: Sequence[TensorEntry], blobs: Sequence[TensorBlob]
+    section: memoryview, entry: TensorEntry, entries: Sequence[TensorEntry], earlier: Sequence[TensorBlob]
 ) -> TensorBlob:
-    """The blob of an entry. Raises CorruptFileError if it refers to an earlier tensor that does not match."""
+    """The blob of an entry, after the earlier ones. Raises CorruptFileError if it refers to one that does not match."""
     label = f"The blob of {entry.name!r}"
     if entry.is_plain_data:
         return TensorBlob(0, len(section), section)
     blob = parse_blob(section, entry.size, DTYPES[entry.dtype], label)
     if blob.tied_to is not None:
-        if blob.tied_to >= len(earlier) or blobs[blob.tied_to].tied_to is not None:
+        if blob.tied_to >= len(earlier) or earlier[blob.tied_to].tied_to is not None:
             raise CorruptFileError(
                 f"{label} refers to tensor {blob.tied_to}, which is not an earlier tensor."
             )
-        first = earlier[blob.tied_to]
+        first = entries[blob.tied_to]
         if (first.dtype, first.shape) != (entry.dtype, entry.shape):
             raise CorruptFileError(f"{label} refers to {first.name!r}, which has another dtype or shape.")
     return blob

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from prunus.errors import ModelError, NoPrunableWeightsError, NotPrunedWarning, TiedWeightsError
-from prunus.modules import check_module
+from prunus.modules import check_module, uncompiled
 from prunus.pruning.layer_checks import why_zeros_may_not_hold
 from prunus.pruning.shared_memory import names_by_tensor, overlaps_itself
 from prunus.pruning.weight_layers import CONVOLUTIONS, LINEAR, WeightLayer, weight_layers
@@ -44,9 +44,9 @@ def prunable_weights(
         exclude: Shell patterns of the names of weights not to prune; a tensor with several names is excluded by any.
 
     Returns:
-        The parameters by their first name. Where matrices that "*" does not select are left out (an embedding, a
-        weight whose zeros would not be zeros of the function), a NotPrunedWarning names them; `skipped_parameters` has
-        all reasons.
+        The parameters by their first name; of a compiled module, by that in the original. Where matrices that "*" does
+        not select are left out (an embedding, a weight whose zeros would not be zeros of the function), a
+        NotPrunedWarning names them; `skipped_parameters` has all reasons.
 
     Raises:
         NoPrunableWeightsError: There is none.
@@ -59,6 +59,7 @@ def prunable_weights(
     >>> list(prunable_weights(nn.Sequential(nn.Embedding(2, 3), nn.Linear(3, 1)), include=["*", "0.weight"]))
     ['0.weight', '1.weight']
     """
+    model = uncompiled(model)
     selection = _select(model, include, exclude)
     if not selection.weights:
         raise _nothing_to_prune(model, selection)
@@ -100,7 +101,7 @@ def skipped_parameters(
     >>> skipped_parameters(nn.Sequential(nn.Linear(2, 3), nn.Embedding(3, 1)))
     {'0.bias': 'bias', '1.weight': 'weight of Embedding, pruned only where its name is included'}
     """
-    selection = _select(model, include, exclude)
+    selection = _select(uncompiled(model), include, exclude)
     left_out = {
         name: "left out" if weight.requires_grad else "frozen: requires_grad=False"
         for name, weight in selection.weights.items()

@@ -155,7 +155,7 @@ def densities_of(schedule: str | Schedule, target: Density, rounds: int) -> list
 
 def _densities(target: Density, rounds: int, curve: Callable[[float, float], float]) -> list[Density]:
     """`curve(target, t)` at t = 1/rounds, ..., 1; the last is the target itself, bit for bit."""
-    if rounds < 1 or rounds != int(rounds):
+    if not hasattr(rounds, "__index__") or rounds < 1:
         raise DensityError(f"Expected a number of rounds of at least 1, an integer, got {rounds!r} rounds.")
     check_densities(target)
     if not isinstance(target, Mapping):

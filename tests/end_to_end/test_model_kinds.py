@@ -278,7 +278,7 @@ def row(request):
 
 
 def copies(model):
-    weights = prunable_weights(getattr(model, "_orig_mod", model))
+    weights = prunable_weights(model)
     return {name: weight.detach().clone() for name, weight in weights.items()}
 
 

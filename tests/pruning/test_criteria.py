@@ -253,6 +253,12 @@ def test_random_depends_on_its_seed():
     assert not torch.equal(first["4.weight"], other["4.weight"])
 
 
+def test_obd_of_small_float16_weights_is_not_zero():
+    weights = {"w": torch.tensor([1e-4, 2e-4], dtype=torch.float16)}  # their squares are zero in float16
+    scores = CRITERIA["obd"](Statistics(weights, hessian_diagonal={"w": torch.ones(2)}))["w"]
+    torch.testing.assert_close(scores, torch.tensor([0.5e-8, 2e-8]), rtol=1e-2, atol=0)
+
+
 def test_obd_is_half_the_hessian_diagonal_times_the_squared_weight():
     diagonal = {"a": torch.tensor([[0.0, 1.0, -4.0, 3.0]])}
     scores = CRITERIA["obd"](

@@ -50,5 +50,7 @@ def test_density_out_of_range_is_refused(schedule, bad):
 
 @pytest.mark.parametrize("schedule", [one_shot, iterative, cubic])
 def test_no_rounds_are_refused(schedule):
+    with pytest.raises(DensityError, match="got '3' rounds"):
+        cubic(0.5, "3")
     with pytest.raises(DensityError, match="0 rounds"):
         schedule(0.5, 0)

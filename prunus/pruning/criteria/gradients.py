@@ -86,6 +86,7 @@ def obd(stats: Statistics) -> Scores:
     >>> obd(Statistics({"fc": torch.tensor([2.0, 1.0])}, hessian_diagonal={"fc": torch.tensor([1.0, 6.0])}))
     {'fc': tensor([2., 3.])}
     """
-    return {
-        name: stats.hessian_diagonal[name] * weight.square() / 2 for name, weight in stats.weights.items()
-    }
+    diagonal = stats.hessian_diagonal
+    # Small float16 weights have a square of zero.
+    weights = {name: weight.to(diagonal[name].dtype) for name, weight in stats.weights.items()}
+    return {name: diagonal[name] * weight.square() / 2 for name, weight in weights.items()}

@@ -214,7 +214,10 @@ def _l1(stats: FilterStatistics) -> Scores:
 
 def _l2(stats: FilterStatistics) -> Scores:
     """The L2 norm of all coupled weights."""
-    squares = {name: weight.square() for name, weight in stats.weights.items()}
+    squares = {
+        name: weight.to(torch.promote_types(weight.dtype, torch.float32)).square()
+        for name, weight in stats.weights.items()
+    }
     return {group.name: group.reduce(squares).sqrt() for group in stats.groups}
 
 

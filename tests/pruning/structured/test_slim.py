@@ -142,7 +142,7 @@ def test_activations_of_images_without_a_batch_are_those_of_the_channels():
     torch.testing.assert_close(one_by_one["0.weight"], score("activation", model, images)["0.weight"])
 
 
-@pytest.mark.parametrize("criterion", ["l1", "geometric_median"])
+@pytest.mark.parametrize("criterion", ["l1", "l2", "geometric_median"])
 def test_scores_of_networks_in_half_precision_have_the_precision_of_single(criterion):
     model = Net()
     scores = score(criterion, copy.deepcopy(model).bfloat16())["conv1.weight"]

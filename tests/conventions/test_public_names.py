@@ -148,14 +148,22 @@ def test_exit_codes_are_in_the_docs():
     assert {error.exit_code for error in ERRORS.values() if hasattr(error, "exit_code")} <= EXIT_CODES.keys()
 
 
-@pytest.mark.parametrize(
-    "page", sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name
-)
+PAGES = sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_in_the_docs_point_to_files(page):
     prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", prose):
         if "://" not in target and not target.startswith("mailto:"):
             assert (page.parent / target).exists(), target
+
+
+def test_every_image_is_in_a_page():
+    pages = "".join(page.read_text() for page in PAGES)
+    assert not [
+        image.name for image in (ROOT / "docs/images").iterdir() if f"images/{image.name})" not in pages
+    ]
 
 
 def test_every_benchmark_is_listed_and_can_be_imported():

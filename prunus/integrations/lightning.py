@@ -37,6 +37,11 @@ class LightningPruning(PruningCallback, Callback):
         """Detach the masks and write the file."""
         self.finish_pruning(is_writer=trainer.is_global_zero)
 
+    def on_exception(self, *_: Any) -> None:
+        """Detach the masks of a training that fails or is interrupted, so that they do not act on the next one."""
+        if self.pruning is not None and self.pruning.masks is not None:
+            self.pruning.masks.detach()
+
     def state_dict(self) -> dict[str, Any]:
         """The state of the pruning, for a checkpoint."""
         return {} if self.pruning is None else dict(self.pruning.state_dict())

@@ -118,6 +118,22 @@ def test_masks_of_a_checkpoint_are_restored_and_not_selected_again(loader, tmp_p
     assert are_nested(again.pruning.masks, first.pruning.masks)
 
 
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_training_that_fails_leaves_no_masks_on_the_module(error, loader, tmp_path):
+    module = Digits()
+
+    class Failure(lightning.Callback):
+        def on_train_batch_end(self, trainer, *arguments):
+            if trainer.global_step == 8:
+                raise error
+
+    with pytest.raises((RuntimeError, SystemExit)):
+        trainer(tmp_path, LightningPruning(0.2, rounds=1, every=4), Failure()).fit(module, loader)
+    assert (module.net[1].weight == 0).float().mean() == pytest.approx(0.8, abs=1e-3)
+    trainer(tmp_path, max_epochs=1).fit(module, loader)
+    assert (module.net[1].weight == 0).float().mean() < 0.5  # those of pixels that are never set stay zero
+
+
 def test_settings_that_do_not_fit(loader, tmp_path):
     with pytest.raises(DensityError, match=r"1\.5"):
         trainer(tmp_path, LightningPruning(1.5, rounds=1, every=1)).fit(Digits(), loader)

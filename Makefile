@@ -65,5 +65,6 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 check-python:
+	@command -v $(PYTHON) > /dev/null || { echo 'error: there is no PYTHON=$(PYTHON).'; exit 1; }
 	@$(PYTHON) -c 'import prunus, torch, typer' 2> /dev/null || \
 	  { echo 'error: PYTHON=$(PYTHON) has no prunus installed; to build .venv from another Python, set BASE_PYTHON instead.'; exit 1; }

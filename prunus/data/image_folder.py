@@ -8,7 +8,7 @@ Training images are cropped and mirrored at random when they are read (Szegedy e
 100 % of the area, with sides in a ratio of 3/4 to 4/3, is resized to the input size. Other images are the central
 window whose side is 7/8 of the shorter side. Pillow reads the images in threads, which run in parallel because it
 releases the lock of the interpreter; JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where that is enough.
-Needs `pip install prunus[images]`.
+Needs `pip install "prunus[images]"`.
 """
 
 import math
@@ -291,6 +291,6 @@ def _import_pillow() -> Any:
         from PIL import Image
     except ImportError as error:
         raise DataError(
-            "Images are read by Pillow, which is missing; run pip install prunus[images]."
+            'Images are read by Pillow, which is missing; run pip install "prunus[images]".'
         ) from error
     return Image

@@ -1,4 +1,4 @@
-"""A callback of Lightning: `pip install prunus[lightning]`."""
+"""A callback of Lightning: `pip install "prunus[lightning]"`."""
 
 from typing import Any
 

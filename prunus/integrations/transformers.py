@@ -1,4 +1,4 @@
-"""A callback of the Trainer of Hugging Face: `pip install prunus[transformers]`."""
+"""A callback of the Trainer of Hugging Face: `pip install "prunus[transformers]"`."""
 
 from pathlib import Path
 from typing import Any

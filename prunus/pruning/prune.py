@@ -145,6 +145,13 @@ def prune(
     seconds = time.perf_counter() - start
     if mask_density(result.masks) == 1.0:
         warnings.warn("Every weight is kept, so nothing is pruned.", NoEffectWarning, stacklevel=2)
+    elif not any(before[name][~mask].any() for name, mask in result.masks.items()):
+        warnings.warn(
+            f"Every pruned weight was zero before, so nothing is pruned: the density {mask_density(result.masks):.3g} "
+            "is not below that of the weights; pass a smaller one.",
+            NoEffectWarning,
+            stacklevel=2,
+        )
     recalibrated, num_recalibrated = None, 0
     if recalibrate and examples is not None:
         recalibrated = with_weights(model, result.weights)
@@ -250,8 +257,11 @@ def _check_options(
     loss: str | Loss | LossFunction | None,
 ) -> None:
     """Raise StatisticsError where one of the `options` lacks examples, or a loss would have no effect."""
-    users = {f"the method ({method.summary})": method.needs_examples, **options}
-    for user, needs in users.items():
+    if method.needs_examples and examples is None:
+        raise StatisticsError(
+            f"Expected calibration examples for the method, got none; pass calibration=...: {method.summary}"
+        )
+    for user, needs in options.items():
         if needs and examples is None:
             raise StatisticsError(f"Expected calibration examples for {user}, got none; pass calibration=...")
     if loss is not None and not uses_loss(method):

@@ -104,7 +104,7 @@ def train(
         CheckpointError: The checkpoint is damaged, or belongs to another training.
     """
     path = None if checkpoint is None else Path(checkpoint)
-    copies_state = recipe.patience is not None or any(part is not None for part in (path, observer, start))
+    copies_state = any(part is not None for part in (path, observer, start))
     check_backend(backend)
     loss_function = find_loss(loss)
     _check_training(model, recipe, path, evaluate_every_epoch, copies_state)
@@ -167,7 +167,7 @@ def _check_training(
         )
     if path is not None:
         check_checkpoint_writable(path)
-    if copies_state:
+    if copies_state or recipe.patience is not None:
         check_dense_state(model)
 
 

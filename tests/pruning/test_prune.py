@@ -379,6 +379,14 @@ def test_prune_to_density_one_warns(model):
     assert not changed(before, model)
 
 
+def test_prune_to_a_density_that_is_not_below_that_of_the_weights_warns(model):
+    prunus.prune(model, 0.2)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    with pytest.warns(NoEffectWarning, match="Every pruned weight was zero before"):
+        prunus.prune(model, 0.5)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+
+
 def test_attached_masks_of_the_result_hold_in_a_training_loop(model, data):
     pruned = prunus.prune(model, 0.5)
     assert isinstance(pruned.masks, prunus.Masks)

@@ -120,6 +120,11 @@ BAD_RECIPES = [
 ]
 
 
+def test_a_number_of_epochs_is_not_a_recipe():
+    with pytest.raises(SpecError, match=r"Expected a prunus\.Recipe, got 5"):
+        train(network(), dataset(), 5)
+
+
 @pytest.mark.parametrize(("changes", "message"), BAD_RECIPES)
 def test_numbers_of_a_recipe_that_are_out_of_range_are_refused(changes, message):
     recipe, model = RECIPE.replace(**changes), network()

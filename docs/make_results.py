@@ -33,7 +33,8 @@ A verdict counts at the default size of the experiment, which is stated below ea
 where all replicates of that size are finished, and it says how much is known: "±" is half the width of the interval,
 and "effect" is what it is compared with, the published difference or the margin within which two values count as equal.
 Where half the width is smaller than the effect, an effect of this size would have been shown. Where no effect is given,
-none is published."""
+none is published. An interval that excludes the value that it is compared with is not enough for a verdict where p is
+above 0.05 after the correction; then p is given."""
 ABOUT_RESULTS = """# Results
 
 One page per experiment. Each page states the command, n, and how the run differs from the paper. Pages whose rows are

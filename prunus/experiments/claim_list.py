@@ -208,7 +208,7 @@ def _part(
     """One claim on one network, as a part of a statement."""
     text = f"{group}: {claim.text}" if group else claim.text
     decision = answer.decisions.get(text)
-    verdict, note = _verdict(decision, answer, experiment, _effect(claim))
+    verdict, note = _verdict(decision, answer, experiment, claim)
     words = ["prunus", "run", experiment.name, *[f"--{answer.size}"] * (answer.size != "default")]
     if decision and decision.n > experiment.num_replicates(answer.size):
         words += ["--replicates", str(decision.n)]
@@ -238,7 +238,7 @@ def _effect(claim: Claim) -> float | None:
 
 
 def _verdict(
-    decision: Decision | None, answer: _Answer, experiment: Experiment, effect: float | None
+    decision: Decision | None, answer: _Answer, experiment: Experiment, claim: Claim
 ) -> tuple[Verdict | None, str]:
     """The verdict as far as the runs are enough for one, and why there is none, or what limits it."""
     if decision is None or not decision.n:
@@ -253,10 +253,18 @@ def _verdict(
         shown = decision.verdict != "not shown"
         return decision.verdict if shown else None, f"n is {decision.n} instead of {expected_n}"
     low, high = decision.interval or (0.0, 0.0)
-    if decision.verdict == "not shown" and effect and (high - low) / 2 > effect:
-        half_width = format_number((high - low) / 2)
-        return "not shown", f"the interval, ±{half_width}, is wider than the effect, {effect:g}"
-    return decision.verdict, ""
+    effect = _effect(claim)
+    if decision.verdict != "not shown":
+        return decision.verdict, ""
+    if effect and (high - low) / 2 > effect:
+        return (
+            "not shown",
+            f"the interval, ±{format_number((high - low) / 2)}, is wider than the effect, {effect:g}",
+        )
+    if claim.expected not in WITHIN_MARGIN and not low <= (decision.against or 0.0) <= high:
+        # The interval alone would have decided the claim.
+        return "not shown", f"p is {decision.p:.2g} after the correction"
+    return "not shown", ""
 
 
 def default_size(experiment: Experiment) -> str:

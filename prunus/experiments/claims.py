@@ -133,11 +133,12 @@ def decide_claims(claims: Sequence[Claim], rows: Sequence[Row]) -> list[Decision
 
 
 def measured_text(decision: Decision) -> str:
-    """Format what was measured, with its interval: a signed difference, or a value and a number to compare with."""
+    """Format what was measured, with its interval: a signed difference, or a metric and a number to compare with."""
     if decision.measured is None:
         return "–"
     is_difference = decision.against is None
-    unit = f" {_unit(decision.metric, is_difference)}".rstrip()
+    name, unit = _name_and_unit(decision.metric, is_difference)
+    unit = f" {unit}".rstrip()
     low, high = decision.interval or (0.0, 0.0)
     if low < high:
         center, low_text, high_text = format_interval(decision.measured, low, high)
@@ -146,14 +147,15 @@ def measured_text(decision: Decision) -> str:
         text = f"{format_number(decision.measured)}{unit}"
     if is_difference:
         return f"{'+' * (decision.measured > 0)}{text}"
-    return f"{text}, compared with {decision.against:.4g}{unit}"
+    return f"{name}: {text}, compared with {decision.against:.4g}{unit}"
 
 
-def _unit(metric: str, is_difference: bool) -> str:
-    """The unit of the value of a metric, or of its difference between two curves; empty where it has none."""
-    if is_difference and metric in METRICS:
-        return METRICS[metric].unit
-    return ("pp" if is_difference else "%") if metric.endswith(" %") else ""
+def _name_and_unit(metric: str, is_difference: bool) -> tuple[str, str]:
+    """The name of a metric, and the unit of its value or of its difference between two curves; empty if it has none."""
+    if (known := METRICS.get(metric)) is not None:
+        return known.name, known.unit if is_difference else known.value_unit or known.unit
+    unit = "pp" if is_difference else "%"
+    return metric.removesuffix(" %"), unit if metric.endswith(" %") else ""
 
 
 def _decide(

@@ -24,14 +24,16 @@ class Metric:
     unit: str
     more: str
     less: str
+    value_unit: str = ""
+    """The unit of the values; empty where it is that of a difference."""
 
     @property
     def column(self) -> str:
         """The name with the unit of the values."""
-        return f"{self.name} (%)" if self.unit == "pp" else self.name
+        return f"{self.name} ({self.value_unit or self.unit})" if self.unit == "pp" else self.name
 
 
-_ACCURACY = ("pp", "more accurate", "less accurate")
+_ACCURACY = ("pp", "more accurate", "less accurate", "%")
 METRICS: Mapping[str, Metric] = {
     "stop_step": Metric("early-stopping iteration", "iterations", "later to stop", "earlier to stop"),
     "stop_test_accuracy": Metric("test accuracy at the early-stopping iteration", *_ACCURACY),
@@ -43,7 +45,11 @@ METRICS: Mapping[str, Metric] = {
     "k-means": Metric("test accuracy after k-means", *_ACCURACY),
     "fine-tuned": Metric("test accuracy after fine-tuning the centroids", *_ACCURACY),
     "accuracy lost": Metric("loss of test accuracy", "pp", "a larger loss", "a smaller loss"),
+    "barrier": Metric("error barrier", "pp", "a higher barrier", "a lower barrier"),
+    "error": Metric("test error", "pp", "a higher error", "a lower error", "%"),
+    "error increase": Metric("increase of the test error", "pp", "a larger increase", "a smaller increase"),
     "training error": Metric("training error", "nats", "a higher error", "a lower error"),
+    "test error": Metric("test error", "nats", "a higher error", "a lower error"),
     "dense": Metric("weights of the dense network", "weights", "more weights", "fewer weights"),
     "dense test": Metric("test accuracy of the dense network", *_ACCURACY),
     "error lower by": Metric(

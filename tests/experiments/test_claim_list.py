@@ -13,7 +13,7 @@ import prunus
 from prunus.errors import StoreError
 from prunus.experiments import EXPERIMENTS, claim_list
 from prunus.experiments.claim_list import claims
-from prunus.experiments.claims import Claim
+from prunus.experiments.claims import Claim, decide_claims, measured_text
 from prunus.experiments.statements import ALL_CLAIMS, STATEMENTS, Statement
 from prunus.runs.store import Store
 
@@ -91,6 +91,25 @@ def test_interval_that_is_wider_than_the_effect_is_noted(store):
     verdict, n, note = verdicts(store)["first: A is lower than B"]
     assert (verdict, n) == ("not shown", 3)
     assert re.fullmatch(r"the interval, ±\d\.\d+, is wider than the effect, 2", note)
+
+
+def test_interval_that_alone_would_decide_is_noted(store):
+    do(store, errors={"a": [1.0, 1.0, 1.0], "b": [1.5, 1.8, 2.0]})
+    claim = claims(store.path)[0]
+    assert claim.interval[1] < 0
+    assert claim.verdict == "not shown"
+    assert re.fullmatch(r"p is 0\.\d+ after the correction", claim.note)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_values_that_are_compared_with_a_number_have_a_name_and_a_unit(name):
+    for claim in EXPERIMENTS[name].claims:
+        if not isinstance(claim.against, str):
+            row = {"curve": claim.curve, **{key: values[0] for key, values in claim.at.items()}}
+            (decision,) = decide_claims([claim], [{**row, "replicate": r, claim.metric: r} for r in (1, 2)])
+            name, _, text = measured_text(decision).partition(": ")
+            assert not {"_", "%"} & {*name}
+            assert re.search(r" (%|pp) \(", text) or name in ("times faster", "ratio", "dense needs")
 
 
 def test_larger_size_is_used_where_it_has_more_runs(store):

@@ -539,7 +539,9 @@ def test_verdicts_are_decided_from_the_rows_and_stated_on_the_page(default_page:
     assert re.fullmatch(r"\+13\.50 pp \(13\.\d\d to 13\.\d\d\)", first["measured_text"])
     number = result.content["verdicts"][3]
     assert (number["measured"], number["against"]) == (pytest.approx(90.125), 90.0)
-    assert re.fullmatch(r"90\.12 \(89\.\d\d to 90\.\d\d\), compared with 90", number["measured_text"])
+    name, _, text = number["measured_text"].partition(": ")
+    assert name == "test accuracy at the early-stopping iteration"
+    assert re.fullmatch(r"90\.12 % \(89\.\d\d to 90\.\d\d\), compared with 90 %", text)
     assert number["measured_text"] in page.words
     assert result.content["question"] in page.words
     for word in ("holds", "does not hold", "not shown"):

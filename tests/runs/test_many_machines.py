@@ -118,6 +118,20 @@ def test_a_wrong_ray_address_is_an_error_before_any_run(address, reason, store):
     assert not store.ids()
 
 
+def test_a_local_ray_that_does_not_start_needs_no_address(store, monkeypatch):
+    ray = pytest.importorskip("ray")
+
+    def time_out(**options):
+        raise RuntimeError("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", time_out)
+    with pytest.raises(
+        WorkerError, match=r"Ray does not start on this machine: The .* startup; run"
+    ) as error:
+        run_plan(SPECS, store, executor="ray")
+    assert "HOST:PORT" not in str(error.value)
+
+
 def test_a_machine_without_slurm_is_an_error_before_any_run(store, monkeypatch):
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", "")
@@ -351,6 +365,16 @@ def test_the_plan_tells_how_many_workers_an_executor_takes_by_itself(store, monk
     for workers in (0, -1):
         with pytest.raises(WorkerError, match=f"Expected at least 1 worker, got {workers}"):
             run_plan(SPECS, store, workers=workers)
+
+
+def test_progress_tells_that_workers_are_started(store):
+    texts = []
+    with pytest.raises(WorkerError, match="3 of 3 runs are not done"):
+        run_plan(
+            SPECS, store, executor=lambda work, workers, scheduler: {},
+            progress=lambda text, done, total: texts.append(text),
+        )  # fmt: skip
+    assert texts == ["estimating how long the runs take", "starting workers"]
 
 
 @pytest.mark.parametrize(

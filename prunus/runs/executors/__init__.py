@@ -95,6 +95,8 @@ def run_plan(
     seconds = {id: number * known.get(unit, 1.0) for id, (unit, number) in costs.items()}
     attempts = _attempts(store, [*costs])
     scheduler = RunScheduler(planned.todo, store, attempts, progress=RunsProgress(seconds, progress), say=say)
+    if progress is not None:
+        progress("starting workers", 0, 0)
     with starting_workers(store) as lock:
         write_sweep(store, planned)
         work = MissingRuns(planned.todo, store.path.resolve(), name, attempts, lock)

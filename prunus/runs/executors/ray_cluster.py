@@ -93,7 +93,12 @@ def _connect(ray: Any, address: str, workers: int | None) -> None:
         options = local if address == "local" else {}
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
     except Exception as error:  # Ray raises many kinds
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
+        if address == "local":
+            raise WorkerError(
+                f"Ray does not start on this machine: {reason}; run the same command again when the machine is less "
+                "busy, or use --workers."
+            ) from error
         raise WorkerError(
             f"No Ray cluster answers at {address!r}: {reason}; give the HOST:PORT that `ray start --head` printed, or "
             "no address to start a Ray on this machine."

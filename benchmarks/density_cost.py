@@ -113,7 +113,7 @@ def draw(path: Path, values: dict[str, Any]) -> None:
         yscale="log",
         xlabel="density",
         ylabel="CPU time, dense = 1",
-        title="LeNet-300-100, batch 60, one thread",
+        title=f"LeNet-300-100, batch 60, one thread, {values['cpu']}",
     )
     axes.invert_xaxis()
     axes.grid(alpha=0.3, which="both")

@@ -29,15 +29,15 @@ Arguments = ParamSpec("Arguments")
 
 EXIT_CODES = {
     0: "success",
-    1: "a file or folder that cannot be read or written, a missing package, a problem that "
-    "`prunus doctor` found, closed standard output, or any other error",
+    1: "a file or folder that cannot be written, a missing package, a problem that `prunus doctor` found, closed "
+    "standard output, or any other error",
     2: "a wrong command line: an unknown command, option, name or setting, or a value out of range",
     3: "a data set that is missing, damaged, or unsuitable",
-    4: "a model or a weights file that prunus cannot use",
+    4: "a model or a weights file that is missing or that prunus cannot use",
     5: "a density, criterion, scope or codebook that is not possible, or NaN or infinity in weights or data",
     6: "training that diverged, or a checkpoint of a different run",
-    7: "a damaged or unsupported prunus file, or a file of another model",
-    8: "a run store, or a run in it, that cannot be used",
+    7: "a prunus file that is missing, damaged, unsupported or of another model",
+    8: "a run store, a run in it or exported runs that cannot be used, or workers that cannot be started",
     70: "an unexpected error: a failure in the user's own module during training, or a bug in prunus",
     129: "the terminal was closed (SIGHUP)",
     130: "interrupted (SIGINT, Ctrl-C)",

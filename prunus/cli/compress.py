@@ -182,6 +182,7 @@ def _check_outputs(
     out: Path, page: Path, checkpoints: Path | None, *, force: bool, inputs: Sequence[Path]
 ) -> None:
     """Check that the file, its page and the checkpoints can be written without destroying an input."""
+    from prunus.cli.output import check_ending
     from prunus.errors import OutputError
     from prunus.files import check_writable, why_not_writable
 
@@ -194,3 +195,4 @@ def _check_outputs(
         inputs = [*inputs, *checkpoint_files]
     check_writable(out, force=force, inputs=inputs)
     check_writable(page, force=force, inputs=[*inputs, out])
+    check_ending(out, ".prunus")

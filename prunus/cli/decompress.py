@@ -19,16 +19,15 @@ def decompress(
 
     Example: prunus decompress demo/lenet-300-100.prunus --out lenet.safetensors
     """
+    from prunus.cli.output import check_ending
     from prunus.compression.container import read
-    from prunus.errors import OutputError
     from prunus.files import check_writable, write_atomic
     from prunus.models.safetensors_file import safetensors_bytes
     from prunus.report.formatting import pluralize
 
     target = out or (file.with_suffix(".safetensors") if file.name else file)
     check_writable(target, force=force, inputs=[file])
-    if target.suffix != ".safetensors":
-        raise OutputError(f"Expected an --out that ends in .safetensors, got {target}.")
+    check_ending(target, ".safetensors")
     state = read(file, max_bytes)
     content = safetensors_bytes(state)
     write_atomic(target, content)

@@ -126,16 +126,16 @@ def check_format(model: "nn.Module", path: Path) -> None:
         path: The file to write.
 
     Raises:
-        ModelError: The name has another ending, or the file cannot contain a tensor of the network.
+        OutputError: The name has another ending.
+        ModelError: The file cannot contain a tensor of the network.
     """
     import torch
 
+    from prunus.cli.output import check_ending
     from prunus.compression.container import pack
-    from prunus.errors import ModelError
     from prunus.models.safetensors_file import safetensors_bytes
 
-    if path.suffix not in (".safetensors", ".prunus"):
-        raise ModelError(f"Expected an --out that ends in .safetensors or .prunus, got {path}.")
+    check_ending(path, ".safetensors", ".prunus")
     state = model.state_dict()
     # A tensor that is not dense has no first entry, and is refused as a whole.
     dense = {n: t for n, t in state.items() if getattr(t, "layout", None) is torch.strided}

@@ -9,11 +9,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from itertools import zip_longest
+from pathlib import Path
 from typing import TextIO
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
+
+from prunus.errors import OutputError
 
 
 class _Errors(Console):
@@ -87,6 +90,12 @@ def echo(text: str) -> None:
     for function in before_output:
         function()
     print(text, file=stdout())
+
+
+def check_ending(path: Path, *endings: str) -> None:
+    """Raise OutputError unless the name of a file to write has one of the endings, each with its dot."""
+    if path.suffix not in endings:
+        raise OutputError(f"Expected an --out that ends in {' or '.join(endings)}, got {path}.")
 
 
 def echo_json(value: object) -> None:

@@ -19,7 +19,7 @@ def pack(
 
     Example: prunus pack model.safetensors --out model.prunus
     """
-    from prunus.cli.output import echo, echo_json, log
+    from prunus.cli.output import check_ending, echo, echo_json, log
     from prunus.compression.container import write
     from prunus.compression.save import file_metadata
     from prunus.files import check_writable
@@ -28,6 +28,7 @@ def pack(
 
     path = out or (file.with_suffix(".prunus") if file.name else file)
     check_writable(path, force=force, inputs=[file])
+    check_ending(path, ".prunus")
     checkpoint = read_checkpoint(file)
     if checkpoint.keys:
         log(f"{file}: {checkpoint.describe()}")

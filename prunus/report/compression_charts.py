@@ -49,6 +49,9 @@ def stage_chart(rows: Sequence[StageRow]) -> "Figure":
     axes = figure.add_subplot()
     for y, row in enumerate(rows):
         axes.barh(y, row.ratio - 1, left=1, height=0.45, color=COLOR, label="this network, in bytes")
+        x, color, side = (0.97, "white", "right") if row.ratio >= 2 else (1.03, "black", "left")
+        text = f"{row.ratio:.1f}×"
+        axes.text(x * row.ratio, y, text, va="center", ha=side, color=color, fontsize=8)
         if row.paper:
             low, high = row.paper
             label = "Han, Mao and Dally 2016, over four networks"

@@ -334,6 +334,7 @@ def test_bars_bands_and_pin_are_at_their_ratios(digits: Fixture) -> None:
     assert bars == [pytest.approx((1, row.ratio)) for row in rows]
     assert bars[-1][1] == pytest.approx(digits.compressed.stages[0].bytes / digits.file.stat().st_size)
     assert bands == [pytest.approx(paper) for paper in ((9, 13), (27, 31), (35, 49))]
+    assert [text.get_text() for text in axes.texts] == [f"{row.ratio:.1f}×" for row in rows]
     (pin,) = axes.lines
     assert pin.get_xdata()[0] == pytest.approx(1 / digits.compressed.density)
     assert axes.get_xscale() == "log"

@@ -16,7 +16,7 @@ from prunus.experiments import EXPERIMENTS
 from prunus.experiments.claims import Claim, Decision, decide_claims, measured_text
 from prunus.experiments.experiment import Experiment
 from prunus.experiments.joining import SAME_SIZE, join_requests, network_of_run, numerics_of
-from prunus.experiments.provenance import collect_texts, run_settings, setting_name, setting_text
+from prunus.experiments.provenance import run_settings, size_texts
 from prunus.experiments.rows import finished_subset, rows_of
 from prunus.experiments.statements import STATEMENTS, Statement
 from prunus.report.statistics import WITHIN_MARGIN, Verdict, check_interval_library, format_number
@@ -28,8 +28,6 @@ from prunus.runs.transfer import import_runs
 EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence"
 """The rows that are committed with the source."""
 LETTERS = (*ascii_lowercase, *map("".join, product(ascii_lowercase, repeat=2)))
-SIZE_SETTINGS = ("data", "epochs", "retrain_epochs", "rounds", "examples", "test_examples", "networks")
-"""The settings, without the names of their groups, that say how large a run is."""
 
 
 @dataclass(frozen=True)
@@ -274,11 +272,6 @@ def default_size(experiment: Experiment) -> str:
     'lenet; data mnist; epochs 20; training examples all; rounds 15; n = 5'
     """
     specs = [spec for _, spec in experiment.labeled_runs("default", [0], {})]
-    texts = collect_texts(run_settings(all_settings(spec)) for spec in specs)
-    sizes = [
-        f"{setting_name(key)} {setting_text(key, text)}"
-        for key, text in texts.items()
-        if key.rpartition(".")[2] in SIZE_SETTINGS
-    ]
+    sizes = size_texts(run_settings(all_settings(spec)) for spec in specs)
     networks = ", ".join(experiment.networks)
     return "; ".join([networks, *sizes, f"n = {experiment.num_replicates('default')}"])

@@ -174,11 +174,11 @@ tickets = Experiment(
         "45,000 of the 50,000 training images are trained on; the other 5,000 are the validation split.",
         "ResNet-50 is the CIFAR ResNet with eight blocks of two convolutions per stage, as in the authors' code; the "
         "smaller sizes take ResNet-20 in its place.",
-        "Training in the default size ends long before it converges, after 2,355 steps, where the paper has 110,000. The "
-        "length of the training matters: after 474 steps, tickets of VGG-16 were 4.6 pp (2.4 to 6.9, n = 3) better than "
-        "random initializations at the learning rate 0.1, after 2,355 steps 0.9 pp (0.0 to 1.8). Tickets of ResNet-20 "
-        "are 4.4 pp (1.2 to 7.6) better there, which differs from the paper; whether that too ends with longer training "
-        "was not measured.",
+        "Training in the default size ends long before it converges, after 2,355 steps, where the paper has 110,000. "
+        "The length of the training matters: after 474 steps, tickets of VGG-16 were 4.6 pp (2.4 to 6.9, n = 3) better "
+        "than random initializations at the learning rate 0.1, after 2,355 steps 0.9 pp (0.0 to 1.8). Tickets of "
+        "ResNet-20 are 4.4 pp (1.2 to 7.6) better there, which differs from the paper; whether that too ends with "
+        "longer training was not measured.",
     ),
     networks=tuple(NETWORKS),
     metrics=("final_test_accuracy", "stop_test_accuracy"),

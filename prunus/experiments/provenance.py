@@ -30,6 +30,8 @@ SETTING_NAMES = {
 """Names of settings whose keys are not clear."""
 PARTS = {"recipe.": "the scores' ", "mask.": "the mask's ", "compression.": ""}
 """What groups of settings are called: the first two are those of learned supermasks."""
+SIZE_SETTINGS = ("data", "epochs", "retrain_epochs", "rounds", "examples", "test_examples", "networks")
+"""The settings, without the names of their groups, that say how large a run is."""
 DEPENDENCIES = ("masks_from", "densities_from", "inputs")
 """Settings that are other runs, with settings of their own."""
 
@@ -178,3 +180,22 @@ def run_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     if "baseline" not in settings:  # the recipe is not that of scores
         flat = {name.removeprefix("recipe."): value for name, value in flat.items()}
     return flat
+
+
+def size_texts(settings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the settings that say how large runs are, each with its values.
+
+    Args:
+        settings: The settings of each run, as `run_settings` returns them.
+
+    Returns:
+        Data, epochs, rounds and numbers of examples.
+
+    >>> size_texts([{"data": "mnist", "recipe.epochs": 5, "examples": None, "seed": 1}])
+    ['data mnist', "the scores' epochs 5", 'training examples all']
+    """
+    return [
+        f"{setting_name(key)} {setting_text(key, text)}"
+        for key, text in collect_texts(settings).items()
+        if key.rpartition(".")[2] in SIZE_SETTINGS
+    ]

@@ -1,6 +1,7 @@
 """Do the runs of an experiment that a store lacks, and draw the page from the rows of those that are finished."""
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from prunus.errors import SpecError, UnknownNameError
 from prunus.experiments.experiment import Experiment, FigureSpec
 from prunus.experiments.joining import join_requests, requests_to_draw
 from prunus.experiments.page import describe, missing_runs, repeat_command
+from prunus.experiments.provenance import collect_texts, run_settings, setting_text, size_texts
 from prunus.experiments.results import Result, write_results
 from prunus.experiments.rows import (
     SIZES,
@@ -140,12 +142,12 @@ def _draw(experiment: Experiment, store: Store, requests: Sequence[Request], out
     figures: dict[str, FigureData] = {}
     for figure in experiment.figures:
         rows = content["rows"] if figure.source == "rows" else curves_of(store, finished)
-        figures |= _figures(figure, rows, requested, finished)
+        figures |= _figures(figure, rows, store, requested, finished)
     return write_results(content, figures, out)
 
 
 def _figures(
-    figure: FigureSpec, rows: Sequence[Row], requested: Request, finished: Request
+    figure: FigureSpec, rows: Sequence[Row], store: Store, requested: Request, finished: Request
 ) -> dict[str, FigureData]:
     """One figure for each network, by the suffix of its files; none where it selects no row or no run is finished."""
     figures = {}
@@ -169,8 +171,21 @@ def _figures(
         named = re.sub(r"prunus\.experiments\.\w+:\w+, |[\w.]+:(?=\w)", "", networks)
         networks = f"{group}, {named}" if group and "prunus.experiments." in networks else named
         title = f"{figure.title}{' – ' if networks else ''}{networks}{SIZE_MARKS[finished.size]}"
-        footer = "; ".join(filter(None, (invariants_line(plotted), missing)))
+        below = "; ".join(filter(None, (invariants_line(plotted), missing)))
+        footer = "\n".join(filter(None, (_size_line(store, finished, group), below)))
         axes = figure.x_label, figure.y_label, figure.log, figure.inverted, figure.references
         suffix = f"{figure.suffix}.{group}" if group else figure.suffix
         figures[suffix] = FigureData(series, title, *axes, footer=footer)
     return figures
+
+
+def _size_line(store: Store, finished: Request, group: str) -> str:
+    """The settings that say how large the runs of a network are; empty in the size of the paper."""
+    if finished.size == "full":
+        return ""
+    entries = [entry for entry in finished.entries if entry.label.get("group", group) == group]
+    settings = [run_settings(store.directory(entry.id).record().all_settings) for entry in entries]
+    model = collect_texts(settings).get("model", "")
+    # A function makes a network that is not the paper's.
+    network = [f"network {setting_text('model', model).replace('_', ' ')}"] if ":" in model else []
+    return textwrap.fill("; ".join([*network, *size_texts(settings)]), 110)

@@ -107,7 +107,7 @@ BAD = [
     ),
     (("slim_nets:net", "--macs=0.5", "--input-shape=8", "--criterion=taylor"), 3, "not built in, got none"),
     (("vit-small", "--macs=0.5", "--criterion=l3"), 2, "Unknown criterion 'l3'"),
-    (("slim_nets:net", "--macs=0.5", "--input-shape=8", "--out=a.txt"), 4, "ends in .safetensors or .prunus"),
+    (("slim_nets:net", "--macs=0.5", "--input-shape=8", "--out=a.txt"), 1, "ends in .safetensors or .prunus"),
     (
         ("slim_nets:net", "--file-bytes=2000", "--input-shape=8", "--out=a.safetensors"),
         4,

@@ -267,6 +267,9 @@ def test_filters_are_run_end_to_end_in_a_store_of_before_the_iterative_curves(tm
     run_experiment(before, "smoke", tmp_path, store=store, executor="inline", settings=SETTINGS)
     result = draw_experiment(experiment, Store(store), tmp_path / "drawn")
     assert [path.name for path in result.files if path.suffix == ".png"] == ["liu2019.filters.accuracy.png"]
+    (figure,) = (path.read_text() for path in result.files if path.suffix == ".svg")
+    assert "network normed convolutions; " in figure
+    assert "training examples 300" in figure
 
     result = run("liu2019.filters", tmp_path)
     points = {(row["curve"], row["kept MACs %"]) for row in result.content["rows"]}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.data.validation import count_not_finite, unusual_storage
-from prunus.errors import EmptyLayerWarning, ModelError, ModelMismatchError, NonFiniteError
+from prunus.errors import EmptyLayerWarning, ModelError, ModelMismatchError, NonFiniteError, UnknownNameError
 from prunus.models import MODELS
 from prunus.models.checkpoints import match_names, read_checkpoint
 from prunus.models.safetensors_file import missing_names, tied_pairs
@@ -65,7 +65,13 @@ def _find(name: str) -> Callable[..., Any]:
         return function
     # resnet20 and ResNet_20 mean resnet-20
     by_letters = {_letters(key): key for key in MODELS}
-    return lookup("model", MODELS, name if name in MODELS else by_letters.get(_letters(name), name))
+    key = name if name in MODELS else by_letters.get(_letters(name), name)
+    if key not in MODELS and "." in name:
+        raise UnknownNameError(
+            f"Expected a built-in model or package.module:function, got {name!r}; a file of weights is passed as the "
+            "weights of such a model."
+        )
+    return lookup("model", MODELS, key)
 
 
 def _letters(name: str) -> str:

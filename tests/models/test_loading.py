@@ -60,6 +60,12 @@ def test_make_model_depends_on_its_seed_alone(model):
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("name", ["lenet.pt", "net.py", "networks.small"])
+def test_a_file_or_a_module_is_not_a_model(name):
+    with pytest.raises(UnknownNameError, match=r"a built-in model or package\.module:function, got"):
+        make_model(name)
+
+
 def test_make_model_seeds_as_before():
     """A built-in model gets the seed itself; torch's stream of a function is seeded with (seed, "init")."""
     assert equal(make_model("lenet-300-100", 3), lenet_300_100(seed=3))

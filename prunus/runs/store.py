@@ -80,16 +80,21 @@ class Store:
             raise StoreError(f"The run {id} is not finished in the store {self.path}.")
         return RunDirectory(self.runs_path / id, read_only=True)
 
-    def open(self, spec: RunSpec, executor: str, device: str = "cpu") -> RunDirectory | None:
+    def open(
+        self, spec: RunSpec, executor: str, device: str = "cpu", *, attempts: int | None = None
+    ) -> RunDirectory | None:
         """Lock a run and open its directory, with what earlier attempts wrote there.
 
         Args:
             spec: What the run computes.
             executor: The executor that computes it; recorded.
             device: The device that it computes on; recorded.
+            attempts: The number of attempts before the command that computes it, which does not repeat one that failed
+                since; None: one that failed is repeated.
 
         Returns:
-            The directory, to be passed to `finish` or `fail`; None if the run is done or another process works on it.
+            The directory, to be passed to `finish` or `fail`; None if the run is done, has failed since, or another
+            process works on it.
 
         Raises:
             StoreError: The directory is that of another spec, or damaged.
@@ -102,7 +107,8 @@ class Store:
             return None
         directory = RunDirectory(self.runs_path / id, lock=lock)
         try:
-            if not self.is_done(id):  # it may have been finished between the two checks
+            # It may have ended between the two checks.
+            if not self.is_done(id) and not _failed_since(directory, attempts):
                 self._begin(directory, describe_run(spec), environment(executor, device))
                 return directory
         except BaseException:
@@ -384,6 +390,14 @@ def without_garbage_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def _failed_since(directory: RunDirectory, attempts: int | None) -> bool:
+    """Whether a run failed after this number of attempts; None: it does not count."""
+    if attempts is None or not directory.has_record():
+        return False
+    record = directory.record()
+    return record.state == "failed" and record.attempts > attempts
 
 
 def _ended(directory: RunDirectory, state: State, **changes: Any) -> RunRecord:

@@ -199,6 +199,18 @@ def test_a_run_that_fails_does_not_stop_the_others(executor, tmp_path):
     assert lost.attempts == 2
 
 
+def test_a_run_that_failed_in_another_worker_meanwhile_is_not_repeated(tmp_path):
+    scheduler = RunScheduler([BAD], Store(tmp_path))
+    assert scheduler.next() == BAD
+    for attempts in (0, 1):
+        with pytest.raises(DivergenceError):  # the other worker, then another command
+            run_to_completion(BAD, scheduler.store, "inline", attempts=attempts)
+        assert not run_to_completion(BAD, scheduler.store, "inline", attempts=attempts)
+    assert scheduler.store.directory(run_id(BAD), unfinished=True).record().attempts == 2
+    assert scheduler.next() is None
+    assert list(scheduler.errors) == [run_id(BAD)]
+
+
 def test_a_failed_run_is_resumed_where_it_failed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "FAILING").touch()

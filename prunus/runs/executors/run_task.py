@@ -17,7 +17,14 @@ REPORT_SECONDS = 2.0
 """A run writes its number of steps into the store no more often than this."""
 
 
-def run_to_completion(spec: RunSpec, store: Store, executor: str, progress: Progress | None = None) -> bool:
+def run_to_completion(
+    spec: RunSpec,
+    store: Store,
+    executor: str,
+    progress: Progress | None = None,
+    *,
+    attempts: int | None = None,
+) -> bool:
     """Compute a run from where an earlier attempt ended.
 
     Args:
@@ -25,14 +32,15 @@ def run_to_completion(spec: RunSpec, store: Store, executor: str, progress: Prog
         store: Where it is stored.
         executor: The name of the executor, which is recorded.
         progress: Called with the training steps of all trainings of the run, done and in total.
+        attempts: As for `Store.open`.
 
     Returns:
-        Whether it was done here; False if it is done already, or another process works on it.
+        Whether it was done here; False if it is done already, has failed since, or another process works on it.
 
     Raises:
         Exception: What the procedure raises; what the run wrote is kept for another attempt.
     """
-    directory = store.open(spec, executor, getattr(spec, "device", "cpu"))
+    directory = store.open(spec, executor, getattr(spec, "device", "cpu"), attempts=attempts)
     if directory is None:
         return False
     done, total, last = 0, int(spec.cost()[1]), time.monotonic()

@@ -117,7 +117,8 @@ def compute(work: MissingRuns, scheduler: RunScheduler, progress: Progress | Non
     with SingleThread():
         while (spec := scheduler.next()) is not None:
             try:
-                if run_to_completion(spec, scheduler.store, work.executor, progress):
+                attempts = scheduler.attempts[run_id(spec)]
+                if run_to_completion(spec, scheduler.store, work.executor, progress, attempts=attempts):
                     scheduler.finish(run_id(spec))
             except Exception as error:  # a user's own function may fail in any way
                 errors[run_id(spec)] = error

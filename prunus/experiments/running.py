@@ -4,6 +4,7 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from prunus.errors import SpecError, UnknownNameError
 from prunus.experiments.experiment import Experiment, FigureSpec
@@ -33,6 +34,8 @@ from prunus.runs.spec import run_id
 from prunus.runs.store import Store
 from prunus.types import Progress
 
+Settings = Mapping[str, Mapping[str, Any]]
+"""The settings of each run by its ID, as `run_settings` returns them."""
 SIZE_MARKS = {"smoke": " (smoke size)", "default": " (shortened)", "full": ""}
 
 
@@ -139,15 +142,18 @@ def _draw(experiment: Experiment, store: Store, requests: Sequence[Request], out
     finished = finished_subset(store, requested)
     command = repeat_command(experiment, store, requests)
     content = describe(experiment, store, requested, finished, command)
+    settings = {
+        entry.id: run_settings(store.directory(entry.id).record().all_settings) for entry in finished.entries
+    }
     figures: dict[str, FigureData] = {}
     for figure in experiment.figures:
         rows = content["rows"] if figure.source == "rows" else curves_of(store, finished)
-        figures |= _figures(figure, rows, store, requested, finished)
+        figures |= _figures(figure, rows, settings, requested, finished)
     return write_results(content, figures, out)
 
 
 def _figures(
-    figure: FigureSpec, rows: Sequence[Row], store: Store, requested: Request, finished: Request
+    figure: FigureSpec, rows: Sequence[Row], settings: Settings, requested: Request, finished: Request
 ) -> dict[str, FigureData]:
     """One figure for each network, by the suffix of its files; none where it selects no row or no run is finished."""
     figures = {}
@@ -172,20 +178,19 @@ def _figures(
         networks = f"{group}, {named}" if group and "prunus.experiments." in networks else named
         title = f"{figure.title}{' – ' if networks else ''}{networks}{SIZE_MARKS[finished.size]}"
         below = "; ".join(filter(None, (invariants_line(plotted), missing)))
-        footer = "\n".join(filter(None, (_size_line(store, finished, group), below)))
+        footer = "\n".join(filter(None, (_size_line(settings, finished, group), below)))
         axes = figure.x_label, figure.y_label, figure.log, figure.inverted, figure.references
         suffix = f"{figure.suffix}.{group}" if group else figure.suffix
         figures[suffix] = FigureData(series, title, *axes, footer=footer)
     return figures
 
 
-def _size_line(store: Store, finished: Request, group: str) -> str:
-    """The settings that say how large the runs of a network are; empty in the size of the paper."""
+def _size_line(settings: Settings, finished: Request, group: str) -> str:
+    """What says how large the runs of a network are; empty in the size of the paper."""
     if finished.size == "full":
         return ""
-    entries = [entry for entry in finished.entries if entry.label.get("group", group) == group]
-    settings = [run_settings(store.directory(entry.id).record().all_settings) for entry in entries]
-    model = collect_texts(settings).get("model", "")
+    of_group = [settings[entry.id] for entry in finished.entries if entry.label.get("group", group) == group]
+    model = collect_texts(of_group).get("model", "")
     # A function makes a network that is not the paper's.
     network = [f"network {setting_text('model', model).replace('_', ' ')}"] if ":" in model else []
-    return textwrap.fill("; ".join([*network, *size_texts(settings)]), 110)
+    return textwrap.fill("; ".join([*network, *size_texts(of_group)]), 110)

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from prunus.cli.compress import Page
 from prunus.cli.options import AsJson, Device, Force, Seed, Threads, flag, option, optional
 from prunus.cli.prune import Examples, Model
-from prunus.cli.tasks import Forward, Loss
+from prunus.cli.tasks import Forward, Loss, Metric
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from prunus.pruning.structured.latency import LatencyComparison
+    from prunus.training import Evaluation
 
 BATCH_SIZES = (1, 32)
 """Batch sizes at which the time of a forward pass is measured."""
@@ -27,8 +30,8 @@ FILE_BYTES = "Largest size of the .prunus file in bytes, without quantization."
 CRITERION = "A filter criterion or a criterion of `prunus list`."
 SCOPE = "layer: every group keeps the same fraction; global: the channels of all groups are ranked together."
 DATA = (
-    "Calibration data, if the criterion or --refit needs some: a built-in data set, or package.module:function for "
-    "your own. Built-in models have a default."
+    "Calibration data, if the criterion or --refit needs some, and test data, if it is a data set: a built-in one, or "
+    "package.module:function for your own. Built-in models have a default."
 )
 SHAPE = "Shape of one example, such as 3,224,224. By default that of the data or of the built-in model."
 ROUND_TO = "Keep multiples of this number of channels in each group."
@@ -64,13 +67,14 @@ def slim(
     page: Page = None,
     forward: Forward = None,
     loss: Loss = None,
+    metric: Metric = None,
     seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = 1,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove whole channels from a network, and measure how much faster the smaller dense network is.
+    """Remove whole channels from a network, and measure the speed and the test error of the smaller dense network.
 
     Example: prunus slim resnet-20 --weights resnet-20.pt --macs 0.5 --criterion taylor --out smaller.prunus
     """
@@ -83,6 +87,7 @@ def slim(
     from prunus.files import after_writing, check_writable
     from prunus.modules import copied
     from prunus.pruning.structured.criteria import filter_criterion
+    from prunus.pruning.structured.latency import compare_latency
     from prunus.registry import source_files
     from prunus.report.slim import write_slim_page
     from prunus.report.templating import load_template
@@ -91,23 +96,28 @@ def slim(
     use_threads(threads)
     device = resolve_device(device)
     path = out or Path(f"{Path(model).name.removesuffix('.prunus').replace(':', '.')}-slim.prunus")
-    inputs = [Path(model), *([weights] if weights else []), *source_files(model, data, forward, loss)]
+    inputs = [Path(model), *([weights] if weights else []), *source_files(model, data, forward, loss, metric)]
     page = page or path.with_suffix(".html")
     check_writable(path, force=force, inputs=inputs)
     check_writable(page, force=force, inputs=[*inputs, path])
     scorer = filter_criterion(criterion)
     network, is_trained = networks.load_network(model, weights, device, seed)
     networks.check_format(network, path)
-    if not is_trained and hasattr(network, "built_in"):
+    is_initial = not is_trained and hasattr(network, "built_in")
+    if is_initial:
         log(f"{model} has the initial weights of seed {seed}; pass trained weights with --weights FILE")
     needs_data = scorer.needs_examples or refit
     loaded = networks.load_calibration(model, network, data, needs_data, device=device, seed=seed)
+    if loaded is None and is_trained:
+        loaded = _default_test_data(model, network, device, seed)
     num_examples = calibration_examples or DEFAULT_NUM_EXAMPLES
     calibration = None if loaded is None else as_examples(loaded, num_examples).take(slice(num_examples))
     example = _example(model, network, input_shape, None if calibration is None else calibration.inputs)
     if file_bytes and path.suffix != ".prunus":
         raise ModelError(f"Expected a file that ends in .prunus with --file-bytes, got {path}.")
-    task = tasks.import_task(forward, loss, None)
+    task = tasks.import_task(forward, loss, metric)
+    test = None if is_initial else getattr(loaded, "test", None)
+    before = tasks.evaluate_if_possible(network, test, task)
     settings = {"criterion": criterion, "scope": scope, **({"refit": True} if refit else {})}
     budget = (partial(prunus.saved_size, metadata=settings), file_bytes) if file_bytes else None
     plan = prunus.slim(
@@ -122,13 +132,20 @@ def slim(
     goals = {"macs": macs, "parameters": parameters, "density": density, "latency": latency}
     goals = {name: value for name, value in {**goals, "file bytes": file_bytes}.items() if value is not None}
     with after_writing(path):
-        times = _measure(dense, network, example.to(device))
-        write_slim_page(page, report, title=Path(model).name, times=times, settings={**goals, **settings})
+        after = tasks.evaluate_if_possible(network, None if before is None else test, task)
+        tests = None if before is None or after is None else (before, after)
+        times = [(size, compare_latency(dense, network, example.to(device), size)) for size in BATCH_SIZES]
+        write_slim_page(
+            page, report, title=Path(model).name, times=times, tests=tests, settings={**goals, **settings}
+        )
     if as_json:
         sizes = {"file": str(path), "file_bytes": path.stat().st_size, "page": str(page)}
-        echo_json({**sizes, **settings, **report.to_json(), "latency": times})
+        latencies = [{"batch_size": size, **time.to_json()} for size, time in times]
+        n = {} if after is None else {"n": after.n}
+        evaluations = {**tasks.evaluation_json(before, "dense_"), **tasks.evaluation_json(after), **n}
+        echo_json({**sizes, **settings, **report.to_json(), **evaluations, "latency": latencies})
     else:
-        _show(report, times, path, page)
+        _show(report, tests, times, path, page)
 
 
 def _example(name: str, network: "nn.Module", input_shape: str | None, inputs: Any) -> "Tensor":
@@ -157,23 +174,31 @@ def _example(name: str, network: "nn.Module", input_shape: str | None, inputs: A
     return torch.randn(1, *built_in_shape(built_in["name"]), generator=draw)
 
 
-def _measure(dense: "nn.Module", smaller: "nn.Module", example: "Tensor") -> list[dict[str, float]]:
-    """The time of a forward pass before and after, in milliseconds, by batch size."""
-    from prunus.pruning.structured.latency import measure_latency
+def _default_test_data(name: str, network: "nn.Module", device: str, seed: int) -> Any:
+    """The data set of a built-in model; None, with a line on stderr for a built-in one, where there is none."""
+    from prunus.cli.networks import load_calibration
+    from prunus.cli.output import log
+    from prunus.errors import DataError
 
-    networks = {"before_ms": dense, "after_ms": smaller}
-    return [
-        {
-            "batch_size": size,
-            **{key: 1000 * measure_latency(model, example, size) for key, model in networks.items()},
-        }
-        for size in BATCH_SIZES
-    ]
+    if not hasattr(network, "built_in"):
+        return None
+    try:
+        return load_calibration(name, network, None, needs_data=True, device=device, seed=seed)
+    except DataError as error:
+        log(f"no test error: {error}")
+        return None
 
 
-def _show(report: Any, times: list[dict[str, float]], path: Path, page: Path) -> None:
-    """Print the table of the layers, the reasons why channels remain, the measured times and the files."""
+def _show(
+    report: Any,
+    tests: "tuple[Evaluation, Evaluation] | None",
+    times: "list[tuple[int, LatencyComparison]]",
+    path: Path,
+    page: Path,
+) -> None:
+    """Print the table of the layers, why channels remain, the test errors, the measured times and the files."""
     from prunus.cli.output import echo, echo_table
+    from prunus.report.formatting import format_quality, quality_name
 
     header, rows = report.table()
     # the names of the coupled layers come second, so that numbers are together
@@ -181,11 +206,16 @@ def _show(report: Any, times: list[dict[str, float]], path: Path, page: Path) ->
     echo_table((header[0], header[-1], *header[1:-1]), rows, text_columns=2, footer=1)
     for text in report.refused:
         echo(f"fixed  {text}")
-    for measured in times:
-        before, after = measured["before_ms"], measured["after_ms"]
+    if tests is not None:
+        before, after = (format_quality(test) for test in tests)
         echo(
-            f"time   batch {measured['batch_size']:.0f}: {before:.2f} ms → {after:.2f} ms measured, "
-            f"{before / after:.2f} × as fast"
+            f"test   {quality_name(tests[0])} before removal {before}, after removal without retraining {after}"
+        )
+    for batch_size, measured in times:
+        low, middle, high = measured.speedup
+        echo(
+            f"time   batch {batch_size}: {1000 * measured.before:.2f} ms → {1000 * measured.after:.2f} ms, "
+            f"{middle:.2f} × as fast (quartiles {low:.2f} to {high:.2f}, n = {measured.n})"
         )
     echo(f"file   {path}, {path.stat().st_size:,} bytes")
     echo(f"page   {page}")

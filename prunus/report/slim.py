@@ -4,8 +4,11 @@ import os
 from collections.abc import Mapping, Sequence
 
 from prunus.files import write_atomic
+from prunus.pruning.structured.latency import LatencyComparison
 from prunus.pruning.structured.report import SlimReport
+from prunus.report.formatting import format_quality, quality_name
 from prunus.report.templating import load_template
+from prunus.training import Evaluation
 
 
 def write_slim_page(
@@ -13,7 +16,8 @@ def write_slim_page(
     report: SlimReport,
     *,
     title: str,
-    times: Sequence[Mapping[str, float]] = (),
+    times: Sequence[tuple[int, LatencyComparison]] = (),
+    tests: tuple[Evaluation, Evaluation] | None = None,
     settings: Mapping[str, object] | None = None,
 ) -> None:
     """Write the page of a plan: one HTML file without scripts; the same arguments give the same bytes.
@@ -22,7 +26,8 @@ def write_slim_page(
         path: The file to write.
         report: `plan.report`, of before or after `plan.apply`.
         title: What became smaller, such as "ResNet-20".
-        times: Measured times of a forward pass: `batch_size`, `before_ms` and `after_ms` of each batch size.
+        times: Batch sizes, each with the measured times of a forward pass.
+        tests: The evaluations on test data before and after the removal, if there are test data.
         settings: What the channels were chosen by, such as {"criterion": "l2"}.
 
     Raises:
@@ -39,6 +44,7 @@ def write_slim_page(
         widest=max((row.channels[0] for row in report.rows), default=1),
         coupled={group: layers for group, layers in layers_of.items() if len(layers) > 1},
         times=times,
+        tests=None if tests is None else [quality_name(tests[0]), *map(format_quality, tests), tests[0].n],
         settings=settings or {},
     )
     write_atomic(path, page)

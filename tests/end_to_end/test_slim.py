@@ -1,5 +1,6 @@
 """The command `prunus slim`: the smaller file, the table, the measured times, and errors in one sentence."""
 
+import importlib
 import json
 import sys
 
@@ -7,9 +8,13 @@ import pytest
 import torch
 
 import prunus
+from prunus.cli import networks
+from prunus.errors import DataError
+from prunus.models import MODELS
 from prunus.pruning.structured import latency
 
 OWN = """
+import prunus
 import torch
 from torch import nn
 
@@ -31,6 +36,14 @@ def batches():
     for number in range(4):
         READ.append(number)
         yield torch.randn(500, 8), torch.arange(500) % 4
+
+def data(*shape):
+    inputs = torch.randn(120, *(shape or (8,)), generator=torch.Generator().manual_seed(0))
+    split = prunus.data.Split(inputs, torch.arange(120) % 4)
+    return prunus.Dataset("draws", split, split.take(60), split.take(80), tuple("abcd"))
+
+def images():
+    return data(1, 28, 28)
 
 def examples():
     return torch.randn(64, 8, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 4
@@ -56,6 +69,8 @@ def test_writes_a_smaller_built_in_model_that_loads_by_itself(run_cli, folder):
     assert sum(p.numel() for p in model.parameters()) == result["parameters"][1]
     assert [row["batch_size"] for row in result["latency"]] == [1, 32]
     assert all(row["before_ms"] > 0 and row["after_ms"] > 0 for row in result["latency"])
+    assert all(row["speedup_quartiles"][0] <= row["speedup_quartiles"][1] for row in result["latency"])
+    assert "test_error" not in result  # of initial weights it means nothing
     assert "has the initial weights of seed 0" in printed.err
     assert result["page"] == "a.html"
     page = (folder / "a.html").read_text(encoding="utf-8")
@@ -77,6 +92,38 @@ def test_table_has_layers_coupling_times_and_what_is_left_alone(run_cli, folder)
     assert "time   batch 32:" in printed
     smaller = prunus.load("a.prunus", into=__import__("slim_nets").net())
     assert smaller.second.weight.shape == (8, 8)
+
+
+def test_test_errors_are_those_of_the_two_networks(run_cli, folder):
+    own = importlib.import_module("slim_nets")
+    model, data = own.net(), own.data()
+    prunus.save(model, "dense.prunus")
+    options = ("--weights=dense.prunus", "--density=0.25", "--out=a.prunus", "--data=slim_nets:data")
+    result = json.loads(run_cli("slim", "slim_nets:net", *options, "--json").out)
+    assert result["dense_test_error"] == prunus.evaluate(model, data.test).error
+    assert result["test_error"] == prunus.evaluate(prunus.load("a.prunus", into=own.net()), data.test).error
+    assert result["n"] == len(data.test)
+    printed = run_cli("slim", "slim_nets:net", *options, "--force").out
+    assert f"test   error before removal {result['dense_test_error']:.1f} %" in printed
+    assert f", after removal without retraining {result['test_error']:.1f} %" in printed
+
+
+def test_trained_built_in_model_is_evaluated_on_its_data_set(run_cli, folder, monkeypatch):
+    own = importlib.import_module("slim_nets")
+    model = MODELS["lenet-300-100"]()
+    prunus.save(model, "dense.prunus")
+    monkeypatch.setattr(networks, "default_data", lambda *_: "slim_nets:images")
+    options = ("--density=0.25", "--out=a.prunus", "--force", "--json")
+    printed = run_cli("slim", "dense.prunus", *options)
+    assert json.loads(printed.out)["dense_test_error"] == prunus.evaluate(model, own.images().test).error
+
+    def unavailable(*_):
+        raise DataError("no network")
+
+    monkeypatch.setattr(networks, "default_data", unavailable)
+    printed = run_cli("slim", "dense.prunus", *options)
+    assert "no test error: no network" in printed.err
+    assert "test_error" not in json.loads(printed.out)
 
 
 def test_as_many_calibration_examples_are_read_as_requested(run_cli, folder):

@@ -4,7 +4,9 @@ import torch
 from torch import nn
 
 import prunus
+from prunus.pruning.structured.latency import LatencyComparison
 from prunus.report.slim import write_slim_page
+from prunus.training import Evaluation
 
 
 def test_page_has_widths_couplings_and_times_and_escapes_names(tmp_path):
@@ -18,9 +20,13 @@ def test_page_has_widths_couplings_and_times_and_escapes_names(tmp_path):
 
     model = Net()
     plan = prunus.slim(model, torch.zeros(1, 4), density=0.25)
-    times = [{"batch_size": 1, "before_ms": 3.0, "after_ms": 1.5}]
+    times = [(32, LatencyComparison(0.003, 0.0015, (1.85, 2.0, 2.25), 20))]
+    tests = Evaluation(0.1, 98.5, 10_000), Evaluation(0.2, 98.25, 10_000)
     for name in ("a.html", "b.html"):
-        write_slim_page(tmp_path / name, plan.report, title="<b>x", times=times, settings={"criterion": "l2"})
+        settings = {"criterion": "l2"}
+        write_slim_page(
+            tmp_path / name, plan.report, title="<b>x", times=times, tests=tests, settings=settings
+        )
         plan = prunus.slim(model, torch.zeros(1, 4), density=0.25)
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert page == (tmp_path / "b.html").read_text(encoding="utf-8")
@@ -31,7 +37,8 @@ def test_page_has_widths_couplings_and_times_and_escapes_names(tmp_path):
         f"<strong>{100 * plan.report.macs[1] / plan.report.macs[0]:.1f} %</strong>",
         "<td>16 → 4</td>",
         "<dt>first.weight</dt><dd>first, second</dd>",
-        "3.00 ms → 1.50 ms, measured",
+        "Speed at batch 32</span><strong>2.00×</strong><span>quartiles 1.85 to 2.25; 3.00 ms → 1.50 ms",
+        "Test error</span><strong>1.75 %</strong><span>1.50 % before the removal; 10,000 examples",
         "the tensor is an output of the model",
     ):
         assert text in page

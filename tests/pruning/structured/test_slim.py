@@ -17,7 +17,7 @@ from prunus.pruning.obs.hessian import layer_hessians
 from prunus.pruning.obs.objective import make_objective
 from prunus.pruning.structured.analysis import analyze
 from prunus.pruning.structured.criteria import FILTER_CRITERIA, FilterStatistics, filter_criterion
-from prunus.pruning.structured.latency import measure_latency
+from prunus.pruning.structured.latency import compare_latency, measure_latency
 from prunus.seeds import make_generator
 
 X = torch.zeros(1, 3, 32, 32)
@@ -172,6 +172,22 @@ def test_latency_on_a_gpu_waits_for_inputs_by_name(monkeypatch):
     with FakeTensorMode():
         measure_latency(nn.Identity(), {"input": torch.empty(2, device="cuda")})
     assert len(calls) >= 6  # before and after each of three passes
+
+
+def test_latencies_of_two_models_are_measured_in_turn():
+    calls = []
+
+    class Recorded(nn.Linear):
+        def forward(self, x):
+            calls.append((self, len(x)))
+            return super().forward(x)
+
+    before, after = Recorded(2, 2), Recorded(2, 2)
+    measured = compare_latency(before, after, torch.zeros(1, 2), batch_size=8)
+    assert calls == [(before, 8), (after, 8)] * (measured.n + 1)
+    low, middle, high = measured.speedup
+    assert 0 < low <= middle <= high
+    assert measured.n == 20
 
 
 @pytest.mark.parametrize("name", ["conv1.weight", "conv2.weight"])

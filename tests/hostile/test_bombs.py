@@ -26,6 +26,7 @@ from prunus.compression.container.tensor_blob import (
     COLUMN_MAJOR,
     GENERATED,
     HALF,
+    PLANES,
     SEED,
     SPARSE,
     varint,
@@ -104,6 +105,15 @@ def placed(dtype, size, *, flags=0, values=None):
     return file_of(dtype, [2, size // 2], head + positions(size) + codebook(values))
 
 
+def planes(dtype, size, *, flags=0, codec=RANGE, num_symbols=1):
+    """A tensor of byte planes, of which each has this number of different symbols."""
+    itemsize = 2 if flags & HALF else DTYPES[dtype].itemsize
+    stream = table(256, 7) if num_symbols == 1 else table(256, 0, others=127)
+    plane = bytes([codec]) + varint(len(stream)) + stream
+    head = bytes([codec]) + positions(size) if flags & SPARSE else b""
+    return file_of(dtype, [2, size // 2], bytes([PLANES | flags]) + head + plane * itemsize)
+
+
 def seeded(generator, size):
     """A tensor that is generated."""
     how = SEED.pack(generator, 5, 1.0)
@@ -147,6 +157,22 @@ def streams(limit, dtypes=("float64", "float32", "float16", "bfloat16")):
             yield Bomb(f"{dtype} {name}", make(dtype, size), size * itemsize, True)
             size = limit // itemsize
             yield Bomb(f"{dtype} {name}, too large", make(dtype, size), size * itemsize, False)
+    makers = {
+        "planes": {},
+        "planes of 256 symbols": {"num_symbols": 256},
+        "planes and positions": {"flags": SPARSE},
+        "planes of halves": {"flags": HALF},
+    }
+    for dtype in dtypes:
+        for name, settings in makers.items():
+            if settings.get("flags") == HALF and dtype != "float32":
+                continue
+            itemsize = DTYPES[dtype].itemsize
+            by_work = (limit // 4 - (1 << 18)) * 4 // (itemsize + 4 * ("positions" in name))
+            size = min((limit - (10 << 20)) // itemsize, by_work) // 2 * 2
+            yield Bomb(f"{dtype} {name}", planes(dtype, size, **settings), size * itemsize, True)
+            size = limit // itemsize
+            yield Bomb(f"{dtype} {name}, too large", planes(dtype, size, **settings), size * itemsize, False)
     fillers = bytes([SPARSE | CODEBOOK, RANGE, RANGE]) + positions(limit // 16) + codebook(bytes(4))
     yield Bomb("fillers", file_of("float32", [limit // 8], fillers), limit // 2, True)
     zeros = (
@@ -255,6 +281,7 @@ def reset_peak():
 w = torch.tensor([0.0] * 20 + [0.5, 0.25])[torch.arange(120_000) * 7919 % 22].reshape(300, 400)
 for codec in ("range", "huffman", "bitpack"):
     unpack(pack({"w": w, "f": w + 0.25, "b": w.bfloat16()}, encoding=EncodingConfig(codec)))
+    unpack(pack({"w": torch.randn(100, 100)}, encoding=EncodingConfig(codec)))
 for name in ("signs", "normals"):
     how = SeededTensor(name, 1, 0.5)
     unpack(pack({"w": torch.from_numpy(how.values((5000,)))}, generated={"w": how}))

@@ -33,6 +33,7 @@ from prunus.compression.container.tensor_blob import (
     COLUMN_MAJOR,
     GENERATED,
     HALF,
+    PLANES,
     SEED,
     SPARSE,
     varint,
@@ -83,11 +84,13 @@ def seeds():
     g = torch.Generator().manual_seed(0)
     values = torch.tensor([0.0] * 20 + [0.5, -0.5, 0.1, -0.0])
     many = torch.randn(12, 9, generator=g)
+    large = torch.randn(70, 60, generator=g).bfloat16()
     state = {
         "few": values[torch.randint(24, (20, 11), generator=g)],
         "columns": torch.zeros(30, 20).index_fill(1, torch.tensor([3, 17]), 2.0),
         "halves": values.half()[torch.randint(24, (4, 3, 3, 3), generator=g)].float(),
         "raw": torch.where(many > 1, many, torch.zeros(())),
+        "planes": large,
         "bits": torch.tensor([True, False]),
         "scalar": torch.tensor(3),
         "wide": torch.full((50,), 0.3, dtype=torch.float64),
@@ -255,6 +258,9 @@ def built_tensor(r):
             SPARSE | CODEBOOK,
             SPARSE | CODEBOOK | COLUMN_MAJOR,
             SPARSE | COLUMN_MAJOR,
+            PLANES,
+            PLANES | SPARSE,
+            PLANES | SPARSE | COLUMN_MAJOR,
             GENERATED | CODEBOOK,
         )
     )
@@ -266,7 +272,7 @@ def built_tensor(r):
     itemsize = 2 if flags & HALF else DTYPES[dtype].itemsize
     shape = [r.choice((0, 1, 2, 3, 7, 16, 50)) for _ in range(r.choice((0, 1, 2, 2, 3)))]
     size = int(np.prod(shape)) if shape else 1
-    if r.random() < 0.15 and flags & CODEBOOK:  # far more entries than bytes
+    if r.random() < 0.15 and flags & (CODEBOOK | PLANES):  # far more entries than bytes
         shape = [2, r.choice((1000, 10**5, 10**6, 3 * 10**6, 2**24, 2**25, 2**26))]
         shape = shape[: r.choice((1, 2))][::-1]
         size = int(np.prod(shape))
@@ -316,9 +322,14 @@ def built_tensor(r):
         codecs.append(codec)
         values = as_values(num_values)
         body += [varint(lying(len(values), (0, 1, len(values) + itemsize, 2**60), 0.03)), values, data]
+    elif flags & PLANES:
+        for _ in range(lying(itemsize, (0, itemsize - 1, itemsize + 1), 0.03)):
+            codec, data = stream(256, r.choice((1, 2, 256)))
+            number = lying(CODEC_NUMBERS[codec], (0, 1, 2, 3, 255), 0.03)
+            body += [bytes([number]), varint(lying(len(data), (0, len(data) + 1, 2**50), 0.03)), data]
     else:
         body.append(as_values(max(min(m, 1 << 17) + lying(0, (-1, 1, 100)), 0)))
-    out = [bytes([lying(flags, (64, 255, 8, 16, 31), 0.03)])]
+    out = [bytes([lying(flags, (64, 128, 255, 8, 16, 31, 66, 80), 0.03)])]
     out += [bytes([lying(CODEC_NUMBERS[codec], (0, 1, 2, 3, 255), 0.04)]) for codec in codecs]
     dtype = lying(dtype, list(DTYPES), 0.03)
     shape = lying(shape, ([2**20], [2**40], [0], [*shape, 2], shape[::-1], [2**61, 0]), 0.06)

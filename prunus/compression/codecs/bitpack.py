@@ -35,6 +35,8 @@ def encode(symbols: Ints, alphabet: int) -> bytes:
         ValueError: A symbol is not in the alphabet.
     """
     flat, bits = as_symbols(symbols, alphabet), width(alphabet)
+    if bits == 8:
+        return flat.astype(np.uint8).tobytes()
     blocks = (flat[start : start + CHUNK].astype(">u4") for start in range(0, flat.size, CHUNK))
     rows = (np.unpackbits(block.view(np.uint8).reshape(-1, 4), axis=1)[:, 32 - bits :] for block in blocks)
     return b"".join(np.packbits(row).tobytes() for row in rows)
@@ -67,11 +69,14 @@ def decode_chunks(data: Data, count: int, alphabet: int) -> Iterator[NDArray[np.
     packed = np.frombuffer(data, np.uint8)
     for start in range(0, count, CHUNK):
         stop = min(start + CHUNK, count)
-        rows = np.unpackbits(packed[start * bits // 8 :][: -(-(stop - start) * bits // 8)])
-        used = (stop - start) * bits
-        if rows[used:].any():
-            raise CorruptFileError("The padding of bit-packed symbols is not zero.")
-        symbols: NDArray[np.int32] = rows[:used].reshape(-1, bits) @ powers
+        if bits == 8:
+            symbols: NDArray[np.int32] = packed[start:stop].astype(np.int32)
+        else:
+            rows = np.unpackbits(packed[start * bits // 8 :][: -(-(stop - start) * bits // 8)])
+            used = (stop - start) * bits
+            if rows[used:].any():
+                raise CorruptFileError("The padding of bit-packed symbols is not zero.")
+            symbols = rows[:used].reshape(-1, bits) @ powers
         if int(symbols.max()) >= alphabet:
             raise CorruptFileError(f"Expected symbols below {alphabet}, got {symbols.max()}.")
         yield symbols

@@ -3,6 +3,7 @@
 import math
 import struct
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -101,6 +102,42 @@ def to_row_major(positions: NDArray[np.int64], shape: tuple[int, ...]) -> NDArra
     """
     rows, columns = matrix_shape(shape)
     return positions % rows * columns + positions // rows
+
+
+def byte_planes(values: Bits) -> NDArray[np.uint8]:
+    """The bytes of values, most significant first, after a rotation by one bit that puts the sign last.
+
+    The first plane of float32 and bfloat16 is then the exponent, which is far from uniform in most tensors of weights.
+
+    Args:
+        values: The bits of n values, [n].
+
+    Returns:
+        One row per byte of a value, [item size, n].
+
+    >>> byte_planes(np.array([-1.0, 2.0], "<f4").view("<u4")).tolist()
+    [[127, 128], [0, 0], [0, 0], [1, 0]]
+    """
+    size = values.itemsize
+    rotated = (values << 1) | (values >> (8 * size - 1))
+    return rotated.astype(f">u{size}").view(np.uint8).reshape(-1, size).T
+
+
+def from_byte_planes(planes: Sequence[NDArray[np.integer]]) -> Bits:
+    """The inverse of `byte_planes`.
+
+    Args:
+        planes: The bytes of n values, most significant first, each [n].
+
+    Returns:
+        The bits of the values, [n].
+    """
+    size = len(planes)
+    stacked = np.empty((len(planes[0]), size), np.uint8)
+    for i, plane in enumerate(planes):
+        stacked[:, i] = plane
+    rotated = stacked.view(f">u{size}")[:, 0].astype(unsigned_dtype(size))
+    return ((rotated >> 1) | (rotated << (8 * size - 1))).astype(rotated.dtype, copy=False)
 
 
 def parse_prefix(data: bytes | memoryview, file_size: int) -> int:

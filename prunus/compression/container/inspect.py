@@ -137,6 +137,8 @@ def _tensor_stats(file: ParsedFile, number: int) -> TensorStats:
         values = [codebook[i : i + itemsize] for i in range(0, len(codebook), itemsize)]
         distinct, codebook_bytes = sum(map(any, values)), len(codebook)
         weight_bits, coded_weight_bits = float(width(len(values))), _bits_per_entry(blob.codes, blob)
+    elif blob.planes:
+        coded_weight_bits = sum(_bits_per_entry(plane, blob) for plane in blob.planes)
     original_bytes = entry.nbytes if blob.tied_to is None else 0
     num_weights = 0 if entry.is_plain_data else entry.size
     return TensorStats(

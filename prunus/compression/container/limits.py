@@ -21,7 +21,7 @@ _PER_TENSOR = 2048
 _PER_CHUNK_ENTRY = 128
 """Bytes of symbols, bits, positions and values for each entry of a chunk."""
 _PER_VALUE = 16
-"""The same for values that are not encoded."""
+"""The same for values that are not encoded, and for each byte plane."""
 _PER_TABLE_SYMBOL = 64
 """Bytes of level, frequency and code for each symbol of an alphabet."""
 
@@ -98,7 +98,8 @@ class Limits:
 
 def _streams(blob: TensorBlob) -> list[tuple[Stream, int]]:
     """The streams of a blob with the sizes of their alphabets."""
-    pairs = ((blob.gaps, 1 << blob.index_bits), (blob.codes, blob.codebook_size))
+    planes = [(plane, 256) for plane in blob.planes]
+    pairs = [(blob.gaps, 1 << blob.index_bits), (blob.codes, blob.codebook_size), *planes]
     return [(stream, alphabet) for stream, alphabet in pairs if stream is not None]
 
 
@@ -106,16 +107,19 @@ def _working_memory(blob: TensorBlob) -> int:
     """The most bytes that decoding one tensor takes in addition to the tensor and the file."""
     streams = _streams(blob)
     tables = sum(_PER_TABLE_SYMBOL * alphabet for stream, alphabet in streams if stream.codec != "bitpack")
-    copies = sum(2 * len(stream.data) for stream, _ in streams)
-    per_entry = _PER_CHUNK_ENTRY if streams else _PER_VALUE
+    copies = sum(2 * len(stream.data) for stream, _ in streams if stream.codec != "bitpack")
+    per_entry = _PER_VALUE if blob.gaps is None and blob.codes is None else _PER_CHUNK_ENTRY
+    per_entry += _PER_VALUE * len(blob.planes)
     return per_entry * min(blob.entries, CHUNK) + tables + copies
 
 
 def _work(blob: TensorBlob) -> int:
     """The time of decoding one tensor, in decoded symbols."""
-    work = 0
+    num_streams = sum(stream is not None for stream in (blob.gaps, blob.codes))
+    # The bytes of a value count as they do in max_bytes: a float32 value is one symbol.
+    work = num_streams * blob.entries + -(-blob.entries * len(blob.planes) // _WORK_PER_BYTE)
     for stream, alphabet in _streams(blob):
-        work += blob.entries + _WORK_PER_STREAM
+        work += _WORK_PER_STREAM
         if stream.codec != "bitpack":
             work += _WORK_PER_TABLE_SEGMENT * min(alphabet, 2 * blob.entries + 1)
     return work

@@ -9,9 +9,10 @@ from prunus.compression.codecs.bitstream import MAX_ALPHABET, Data
 from prunus.errors import CorruptFileError, UnsupportedVersionError
 from prunus.seeded_tensors import SeededTensor
 
-SPARSE, CODEBOOK, HALF, COLUMN_MAJOR, GENERATED, TIED = 1, 2, 4, 8, 16, 32
+SPARSE, CODEBOOK, HALF, COLUMN_MAJOR, GENERATED, TIED, PLANES = 1, 2, 4, 8, 16, 32, 64
 """Flags of a blob: positions are stored; values are in a codebook; values are float16; positions count down
-the columns; the values in the codebook are factors of numbers that a seed generates; an earlier tensor is meant."""
+the columns; the values in the codebook are factors of numbers that a seed generates; an earlier tensor is meant;
+the bytes of values are entropy-coded."""
 
 CODEC_NUMBERS = {"bitpack": 0, "huffman": 1, "range": 2}
 GENERATOR_NUMBERS = {"signs": 0, "normals": 1}
@@ -35,12 +36,14 @@ class TensorBlob:
     entries: int
     """Stored entries, fillers included; without positions, the size of the tensor."""
     values: Data
-    """The codebook where there is one, else the entries themselves."""
+    """The codebook where there is one, else the entries themselves; empty where those are in byte planes."""
     index_bits: int = 0
     gaps: Stream | None = None
     """Differences between the positions of the stored entries."""
     codes: Stream | None = None
     """The index in the codebook of each stored entry."""
+    planes: tuple[Stream, ...] = ()
+    """The bytes of all stored entries, one stream for each byte of an entry; see `byte_planes`."""
     generated: SeededTensor | None = None
     codebook_size: int = 0
     """Number of values in the codebook; set in a blob that was read."""
@@ -61,6 +64,9 @@ class TensorBlob:
             parts.append(SEED.pack(number, self.generated.seed, self.generated.scale))
         if self.codes is not None:
             parts += [varint(len(self.values)), self.values, self.codes.data]
+        elif self.planes:
+            for plane in self.planes:
+                parts += [bytes([CODEC_NUMBERS[plane.codec]]), varint(len(plane.data)), plane.data]
         else:
             parts.append(self.values)
         return b"".join(parts)
@@ -132,10 +138,7 @@ def parse_blob(data: memoryview, entries: int, dtype: torch.dtype, label: str) -
             raise CorruptFileError(f"{label} has bytes after the number of the tensor that it refers to.")
         return TensorBlob(TIED, 0, b"", tied_to=tied_to)
     _check_flags(flags, dtype, label)
-    names = {number: name for name, number in CODEC_NUMBERS.items()}
-    numbers = [reader.byte() for flag in (SPARSE, CODEBOOK) if flags & flag]
-    if any(number not in names for number in numbers):
-        raise CorruptFileError(f"{label} has codec {max(numbers)}; expected one of {names}.")
+    codecs = [_parse_codec(reader) for flag in (SPARSE, CODEBOOK) if flags & flag]
     index_bits, gaps, codes, codebook_size = 0, None, None, 0
     if flags & SPARSE:
         index_bits, stored = reader.byte(), reader.varint()
@@ -144,9 +147,14 @@ def parse_blob(data: memoryview, entries: int, dtype: torch.dtype, label: str) -
                 f"{label} has {stored} entries at {index_bits} bits in a tensor of {entries}."
             )
         entries = stored
-        gaps = Stream(names[numbers[0]], reader.take(reader.varint()))
+        gaps = Stream(codecs[0], reader.take(reader.varint()))
     generated = _parse_seed(reader, label) if flags & GENERATED else None
     itemsize = 2 if flags & HALF else dtype.itemsize
+    if flags & PLANES:
+        planes = tuple(Stream(_parse_codec(reader), reader.take(reader.varint())) for _ in range(itemsize))
+        if reader.rest():
+            raise CorruptFileError(f"{label} has bytes after its {itemsize} byte planes.")
+        return TensorBlob(flags, entries, b"", index_bits, gaps, planes=planes)
     values = reader.take(reader.varint()) if flags & CODEBOOK else reader.rest()
     num_values, remainder = divmod(len(values), itemsize)
     if remainder:
@@ -156,20 +164,29 @@ def parse_blob(data: memoryview, entries: int, dtype: torch.dtype, label: str) -
             raise CorruptFileError(f"{label} has an empty codebook.")
         if num_values > min(max(entries, 1), MAX_ALPHABET):
             raise CorruptFileError(f"{label} has a codebook of {num_values} values for {entries} entries.")
-        codes, codebook_size = Stream(names[numbers[-1]], reader.rest()), num_values
+        codes, codebook_size = Stream(codecs[-1], reader.rest()), num_values
     elif num_values != entries:
         raise CorruptFileError(f"{label} holds {num_values} values for {entries} entries.")
-    return TensorBlob(flags, entries, values, index_bits, gaps, codes, generated, codebook_size)
+    return TensorBlob(flags, entries, values, index_bits, gaps, codes, (), generated, codebook_size)
 
 
 def _check_flags(flags: int, dtype: torch.dtype, label: str) -> None:
-    combinable = not flags & ~(SPARSE | CODEBOOK | HALF | COLUMN_MAJOR)
+    combinable = not flags & ~(SPARSE | CODEBOOK | HALF | COLUMN_MAJOR | PLANES)
+    combinable = combinable and not (flags & CODEBOOK and flags & PLANES)
     if not (combinable or flags == GENERATED | CODEBOOK) or (flags & COLUMN_MAJOR and not flags & SPARSE):
         raise CorruptFileError(f"{label} has flags {flags:#04x}, which are not defined.")
     if (flags and not dtype.is_floating_point) or (flags & (HALF | GENERATED) and dtype != torch.float32):
         raise CorruptFileError(
             f"{label} has flags {flags:#04x}, which are not allowed for {str(dtype).removeprefix('torch.')}."
         )
+
+
+def _parse_codec(reader: ByteReader) -> str:
+    number = reader.byte()
+    names = {number: name for name, number in CODEC_NUMBERS.items()}
+    if number not in names:
+        raise CorruptFileError(f"{reader.label} has codec {number}; expected one of {names}.")
+    return names[number]
 
 
 def _parse_seed(reader: ByteReader, label: str) -> SeededTensor:

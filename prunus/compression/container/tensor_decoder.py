@@ -10,7 +10,13 @@ from torch import Tensor
 
 from prunus.compression.codecs import CODECS, relative_index
 from prunus.compression.codecs.bitstream import CHUNK
-from prunus.compression.container.file_format import DTYPES, Bits, to_row_major, unsigned_dtype
+from prunus.compression.container.file_format import (
+    DTYPES,
+    Bits,
+    from_byte_planes,
+    to_row_major,
+    unsigned_dtype,
+)
 from prunus.compression.container.header import TensorEntry
 from prunus.compression.container.seeded_encoder import decode_seeded
 from prunus.compression.container.tensor_blob import COLUMN_MAJOR, HALF, TensorBlob
@@ -44,7 +50,7 @@ def decode_tensor(entry: TensorEntry, blob: TensorBlob) -> Tensor:
         if not np.isfinite(values.view("<f4")).all():
             raise CorruptFileError(f"{label} holds values that are NaN or infinite as factors of a seed.")
         bits = decode_seeded(_start(_value_chunks(values, blob)), entry.size, blob.generated, label)
-    elif blob.codes is None and blob.gaps is None:
+    elif blob.codes is None and blob.gaps is None and not blob.planes:
         bits = _as_float32(values)
     else:
         bits = _place(_value_chunks(values, blob), entry, blob, label)
@@ -77,11 +83,18 @@ def _as_float32(halves: Bits) -> Bits:
 def _value_chunks(values: Bits, blob: TensorBlob) -> Iterator[Bits]:
     """The value of every stored entry, fillers included, in chunks as long as those of the codecs.
 
-    `values` is the codebook, in the dtype of the tensor, where there is one, else the values themselves.
+    `values` is the codebook, in the dtype of the tensor, where there is one, else the values themselves, unless those
+    are in byte planes.
     """
     if blob.codes is not None:
         for codes in CODECS[blob.codes.codec].decode_chunks(blob.codes.data, blob.entries, len(values)):
             yield values[codes]
+        return
+    if blob.planes:
+        chunks = (CODECS[plane.codec].decode_chunks(plane.data, blob.entries, 256) for plane in blob.planes)
+        for planes in zip(*chunks, strict=True):
+            chunk = from_byte_planes(planes)
+            yield _as_float32(chunk) if blob.flags & HALF else chunk
         return
     for start in range(0, blob.entries, CHUNK):
         chunk = values[start : start + CHUNK]

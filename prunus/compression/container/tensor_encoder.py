@@ -18,16 +18,32 @@ from prunus.compression.container.file_format import (
     DTYPES,
     INTEGERS,
     Bits,
+    byte_planes,
     matrix_shape,
     to_column_major,
     to_row_major,
     unsigned_dtype,
 )
-from prunus.compression.container.tensor_blob import CODEBOOK, COLUMN_MAJOR, HALF, SPARSE, Stream, TensorBlob
+from prunus.compression.container.tensor_blob import (
+    CODEBOOK,
+    COLUMN_MAJOR,
+    HALF,
+    PLANES,
+    SPARSE,
+    Stream,
+    TensorBlob,
+)
 from prunus.errors import ContainerError
 
 MAX_CODEBOOK = 256
 """The most nonzero values of a codebook. A filler's zero may be added."""
+
+MIN_PLANE_ENTRIES = 4096
+"""Fewer values are stored as they are: the tables of their byte planes would take a large part of what is saved."""
+
+MAX_PLANE_COST = 0.97
+"""Byte planes that save less than 3 % are stored as they are, because those are many times faster to read: the first
+bits of mantissas are not quite uniform."""
 
 _SAMPLE = 4096
 _TOLERANCE = 1.01
@@ -64,7 +80,7 @@ class TensorEncoder:
         elif codebook is not None:
             blob = self._encode_dense(codebook, encoding)
         else:
-            return plain
+            blob = _blob_of_values(self.flags, self.bits, encoding)
         return min(plain, blob.to_bytes(), key=len)
 
     @cached_property
@@ -130,7 +146,7 @@ class TensorEncoder:
         flags = self.flags | SPARSE | plan.order.flags
         stream = encode_symbols(gaps, 1 << plan.index_bits, encoding)
         if codebook is None:
-            return TensorBlob(flags, len(gaps), entries.tobytes(), plan.index_bits, stream)
+            return _blob_of_values(flags, entries, encoding, plan.index_bits, stream)
         values = codebook.values_with_zero(bool(is_filler.any()))
         codes = encode_symbols(np.searchsorted(values, entries), len(values), encoding)
         return TensorBlob(flags | CODEBOOK, len(gaps), values.tobytes(), plan.index_bits, stream, codes)
@@ -218,6 +234,38 @@ def encode_symbols(symbols: Ints, alphabet: int, encoding: EncodingConfig) -> St
     if -(-symbols.size * width(alphabet) // 8) <= len(data):
         return Stream("bitpack", CODECS["bitpack"].encode(symbols, alphabet))
     return Stream(encoding.codec, data)
+
+
+def _blob_of_values(
+    flags: int, values: Bits, encoding: EncodingConfig, index_bits: int = 0, gaps: Stream | None = None
+) -> TensorBlob:
+    """The blob of values without a codebook: in byte planes where those are smaller, else as they are."""
+    planes = encode_planes(values, encoding)
+    if planes:
+        return TensorBlob(flags | PLANES, values.size, b"", index_bits, gaps, planes=planes)
+    return TensorBlob(flags, values.size, values.tobytes(), index_bits, gaps)
+
+
+def encode_planes(values: Bits, encoding: EncodingConfig) -> tuple[Stream, ...]:
+    """Encode the bytes of values, those of one significance in one stream.
+
+    Args:
+        values: The bits of the values, [n].
+        encoding: The settings, of which the codec is used.
+
+    Returns:
+        One stream per byte of a value; none where they would not be 1 % smaller than the values.
+    """
+    if values.size < MIN_PLANE_ENTRIES:
+        return ()
+    codec, streams = CODECS[encoding.codec], list[Stream]()
+    for plane in byte_planes(values):
+        if codec.cost(np.bincount(plane, minlength=256)) < MAX_PLANE_COST * plane.size:
+            streams.append(encode_symbols(plane, 256, encoding))
+        else:
+            streams.append(Stream("bitpack", plane.tobytes()))
+    is_smaller = _TOLERANCE * sum(len(stream.data) for stream in streams) < values.nbytes
+    return tuple(streams) if is_smaller else ()
 
 
 def _as_float16(bits: Bits) -> Bits | None:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from prunus.errors import DivergenceError, InvariantWarning, SpecError, StatisticsError, StoreError
 from prunus.runs.executors import inline, run_plan
 from prunus.runs.executors.run_task import run_to_completion
-from prunus.runs.executors.scheduler import RunScheduler
+from prunus.runs.executors.scheduler import RunScheduler, RunsProgress
 from prunus.runs.executors.worker import MissingRuns, do_missing_runs, to_picklable_error
 from prunus.runs.plan import plan as plan_of
 from prunus.runs.spec import run_id
@@ -136,6 +136,24 @@ def test_progress_counts_the_steps_of_all_trainings_of_a_run(tmp_path):
         counts, total = [], int(spec.cost()[1])
         assert run_to_completion(spec, store, "inline", lambda *count, counts=counts: counts.append(count))
         assert list(dict.fromkeys(counts)) == [(run_id(spec), done, total) for done in range(total + 1)]
+
+
+def test_progress_names_a_run_that_another_process_computes_before_its_first_step(tmp_path):
+    store, seen = Store(tmp_path), []
+    progress = RunsProgress({run_id(DENSE): 1.0}, lambda *call: seen.append(call))
+    scheduler = RunScheduler([DENSE], store, progress=progress)
+    scheduler.update()
+    assert seen == []
+    directory = store.open(DENSE, "processes", "cpu")
+    scheduler.update()
+    directory.write_steps(3, 6)
+    scheduler.update()
+    texts = [text for text, *_ in seen]
+    id = run_id(DENSE)
+    assert texts == [
+        f"0 of 1 runs finished, {id} is running",
+        f"0 of 1 runs finished, {id} at step 3 of 6",
+    ]
 
 
 def test_progress_of_a_resumed_run_begins_with_the_steps_that_are_done(tmp_path):

@@ -54,6 +54,11 @@ class RunsProgress:
             self._set(id, min(done / max(total, 1), 1.0))
             self._report(f", {id} at step {done} of {total}")
 
+    def start(self, id: str) -> None:
+        """Report that a run is being computed, of which no step is known."""
+        if id in self.fractions:
+            self._report(f", {id} is running")
+
     def finish(self, id: str) -> None:
         """Report that a run is finished."""
         if id in self.fractions:
@@ -203,6 +208,8 @@ class RunScheduler:
             self.running.add(id)
             if steps := directory.steps():
                 self.progress.step(id, *steps)
+            else:
+                self.progress.start(id)
         elif (
             (lost := min(attempts, record.stalled + 1)) >= MAX_LOST_WORKERS_PER_RUN
             and directory.kept_digest() == record.kept

@@ -37,26 +37,28 @@ class LargeNetwork:
     model: str
     narrow_model: str
     examples: int
+    epochs: int
+    """Of the default size; a quarter of them for fine-tuning."""
     penalty: float
     """Of BatchNorm scales: the authors'. Of block factors: ours."""
     narrow_penalty: float
-    """Of the smaller sizes, which have fewer steps."""
+    """Of the smaller sizes: the fewer steps there are, the larger it is."""
     methods: tuple[str, ...]
 
 
 NETWORKS: Mapping[str, LargeNetwork] = {
     "vgg": LargeNetwork(
-        "vgg-16-bn-cifar", reference(networks.narrow_vgg_16), 5000, 1e-4, 2e-3,
+        "vgg-16-bn-cifar", reference(networks.narrow_vgg_16), 10_000, 15, 1e-4, 4e-4,
         ("l1", "thinet", "regression", "slimming"),
     ),
     "resnet": LargeNetwork(
-        "resnet-56", reference(networks.narrow_resnet_20), 3000, 1e-3, 1e-3, ("l1", "sss")
+        "resnet-56", reference(networks.narrow_resnet_20), 3000, 6, 1e-3, 1e-3, ("l1", "sss")
     ),
     "preresnet": LargeNetwork(
-        "preresnet-164", reference(networks.narrow_preresnet_20), 3000, 1e-5, 2e-3, ("slimming",)
+        "preresnet-164", reference(networks.narrow_preresnet_20), 3000, 6, 1e-5, 2e-3, ("slimming",)
     ),
     "densenet": LargeNetwork(
-        "densenet-40", reference(networks.narrow_densenet_16), 3000, 1e-5, 2e-3, ("slimming",)
+        "densenet-40", reference(networks.narrow_densenet_16), 3000, 6, 1e-5, 2e-3, ("slimming",)
     ),
 }  # fmt: skip
 """The networks with the methods that the paper prunes such networks by, some of them on ImageNet."""
@@ -78,8 +80,8 @@ def structure_template(name: str, size: str) -> FunctionRun:
 
     Args:
         name: A key of NETWORKS.
-        size: "full": the network and the training of the paper. "default": a narrowed network, fewer images and six
-            epochs, two of fine-tuning at the learning rate 0.01. "smoke": one epoch of 128 images.
+        size: "full": the network and the training of the paper. "default": a narrowed network, fewer images and
+            epochs, and the learning rate 0.01 for fine-tuning. "smoke": one epoch of 128 images.
 
     Returns:
         The run.
@@ -98,8 +100,10 @@ def structure_template(name: str, size: str) -> FunctionRun:
         full,
         model=network.narrow_model,
         examples=128 if is_smoke else network.examples,
-        recipe=full.recipe.replace(epochs=1 if is_smoke else 6, augmentation="none"),
-        finetune=full.finetune.replace(epochs=1 if is_smoke else 2, learning_rate=0.01, augmentation="none"),
+        recipe=full.recipe.replace(epochs=1 if is_smoke else network.epochs, augmentation="none"),
+        finetune=full.finetune.replace(
+            epochs=1 if is_smoke else round(network.epochs / 4), learning_rate=0.01, augmentation="none"
+        ),
         penalty=network.narrow_penalty,
         calibration_examples=32 if is_smoke else full.calibration_examples,
     )

@@ -55,7 +55,7 @@ NETWORKS: Mapping[str, LargeNetwork] = {
         "resnet-56", reference(networks.narrow_resnet_20), 3000, 6, 1e-3, 1e-3, ("l1", "sss")
     ),
     "preresnet": LargeNetwork(
-        "preresnet-164", reference(networks.narrow_preresnet_20), 3000, 6, 1e-5, 2e-3, ("slimming",)
+        "preresnet-164", reference(networks.narrow_preresnet_20), 10_000, 15, 1e-5, 4e-4, ("slimming",)
     ),
     "densenet": LargeNetwork(
         "densenet-40", reference(networks.narrow_densenet_16), 3000, 6, 1e-5, 2e-3, ("slimming",)

@@ -315,11 +315,13 @@ def test_float32_values_exact_in_float16_take_half_the_bytes():
 def test_many_different_values_take_the_entropy_of_their_exponents(dtype, density):
     """And of their positions; the bits of the mantissas and the signs are stored as they are."""
     w = sparse((300, 200), density, None, dtype=dtype)
-    kept = w[w != 0].float()
-    _, counts = np.unique(np.frexp(kept.numpy())[1], return_counts=True)
+    nonzero = w[w != 0].float()
+    _, counts = np.unique(np.frexp(nonzero.numpy())[1], return_counts=True)
     exponents = -(counts * np.log2(counts / counts.sum())).sum() / 8
     share = np.array([density, 1 - density][: 2 if density < 1 else 1])
-    expected = exponents + len(kept) * (dtype.itemsize - 1) - w.numel() * (share * np.log2(share)).sum() / 8
+    expected = (
+        exponents + len(nonzero) * (dtype.itemsize - 1) - w.numel() * (share * np.log2(share)).sum() / 8
+    )
     size = inspect_bytes(pack({"w": w})).layers[0].bytes
     assert expected < size < 1.01 * expected
     assert size < 0.95 * len(lzma.compress(w.view(torch.uint8).numpy().tobytes()))

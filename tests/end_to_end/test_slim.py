@@ -95,13 +95,15 @@ def test_table_has_layers_coupling_times_and_what_is_left_alone(run_cli, folder)
 
 
 def test_test_errors_are_those_of_the_two_networks(run_cli, folder):
-    own = importlib.import_module("slim_nets")
-    model, data = own.net(), own.data()
+    module = importlib.import_module("slim_nets")
+    model, data = module.net(), module.data()
     prunus.save(model, "dense.prunus")
     options = ("--weights=dense.prunus", "--density=0.25", "--out=a.prunus", "--data=slim_nets:data")
     result = json.loads(run_cli("slim", "slim_nets:net", *options, "--json").out)
     assert result["dense_test_error"] == prunus.evaluate(model, data.test).error
-    assert result["test_error"] == prunus.evaluate(prunus.load("a.prunus", into=own.net()), data.test).error
+    assert (
+        result["test_error"] == prunus.evaluate(prunus.load("a.prunus", into=module.net()), data.test).error
+    )
     assert result["n"] == len(data.test)
     printed = run_cli("slim", "slim_nets:net", *options, "--force").out
     assert f"test   error before removal {result['dense_test_error']:.1f} %" in printed
@@ -109,13 +111,13 @@ def test_test_errors_are_those_of_the_two_networks(run_cli, folder):
 
 
 def test_trained_built_in_model_is_evaluated_on_its_data_set(run_cli, folder, monkeypatch):
-    own = importlib.import_module("slim_nets")
+    module = importlib.import_module("slim_nets")
     model = MODELS["lenet-300-100"]()
     prunus.save(model, "dense.prunus")
     monkeypatch.setattr(networks, "default_data", lambda *_: "slim_nets:images")
     options = ("--density=0.25", "--out=a.prunus", "--force", "--json")
     printed = run_cli("slim", "dense.prunus", *options)
-    assert json.loads(printed.out)["dense_test_error"] == prunus.evaluate(model, own.images().test).error
+    assert json.loads(printed.out)["dense_test_error"] == prunus.evaluate(model, module.images().test).error
 
     def unavailable(*_):
         raise DataError("no network")

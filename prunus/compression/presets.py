@@ -46,6 +46,8 @@ class CompressionRecipe:
     """As for `prunus.prune`."""
     kmeans_init: str = "optimal"
     """Initialization of k-means, a key of `KMEANS_INITS`."""
+    reserve_zero: bool = False
+    """Whether one of the 2^bits codes of each tensor is left for zero: there are 2^bits - 1 centroids."""
     half_precision_biases: bool = True
     """Whether to round parameters that are neither pruned nor quantized, such as biases, to half precision."""
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
@@ -55,6 +57,7 @@ class CompressionRecipe:
         kinds = {
             "encoding": EncodingConfig,
             "half_precision_biases": bool,
+            "reserve_zero": bool,
             **dict.fromkeys(STAGES_TRAINED, Recipe),
         }
         for name, kind in kinds.items():
@@ -117,6 +120,7 @@ HAN_LENET_300_100 = LENET_300_100.replace(
     density={"fc1.weight": 0.08, "fc2.weight": 0.09, "fc3.weight": 0.26},
     bits=6,
     kmeans_init="linear",
+    reserve_zero=True,
     half_precision_biases=False,
     encoding=EncodingConfig(codec="huffman", index_bits=5),
     source="Han et al. 2016, Table 2",

@@ -22,6 +22,7 @@ def quantize(
     *,
     kmeans_init: str = "linear",
     seed: int = 0,
+    reserve_zero: bool = False,
 ) -> CodebookConstraint:
     """Set the remaining weights of each tensor of `model` to 2^bits centroids, in place.
 
@@ -37,6 +38,8 @@ def quantize(
             "linear").
         kmeans_init: The initialization of k-means: "linear", "density", "random", "cube_root" or "optimal".
         seed: Seed of the random initialization.
+        reserve_zero: Whether one of the 2^bits codes is left for zero, as in the files of the authors of Deep
+            Compression: there are 2^bits - 1 centroids.
 
     Returns:
         The codebooks and codes, which hold the weights at their centroids; masks are part of it.
@@ -70,8 +73,9 @@ def quantize(
             "Expected masks of the weights to quantize, got none; leave masks out to quantize all weights."
         )
     parameters: dict[str, Tensor] = dict(model.named_parameters())
+    bits = bits_by_name(model, list(masks), bits)
     constraint = CodebookConstraint(
-        model, quantize_weights(parameters, masks, bits_by_name(model, list(masks), bits), kmeans_init, seed)
+        model, quantize_weights(parameters, masks, bits, kmeans_init, seed, reserve_zero=reserve_zero)
     )
     constraint.apply()
     return constraint

@@ -199,12 +199,17 @@ class CompressionRun:
         self.announce("quantizing the weights")
         bits, epochs = bits_by_name(self.model, list(masks), self.recipe.bits), []
         if self.layers is None:
-            quantized = quantize_weights(self.weights, masks, bits, self.recipe.kmeans_init, self.seed)
+            quantized = quantize_weights(
+                self.weights, masks, bits, self.recipe.kmeans_init, self.seed,
+                reserve_zero=self.recipe.reserve_zero,
+            )  # fmt: skip
             constraint = CodebookConstraint(self.model, quantized)
             epochs = self.train(self.recipe.finetune, "finetune", "quantized", constraint)
             quantized = constraint.result()
         else:
-            quantized = self.layers.quantize(self.weights, masks, bits, self.recipe.kmeans_init)
+            quantized = self.layers.quantize(
+                self.weights, masks, bits, self.recipe.kmeans_init, reserve_zero=self.recipe.reserve_zero
+            )
         set_weights(self.model, {name: tensor.dense() for name, tensor in quantized.items()})
         self._recalibrate()
         return quantized, epochs

@@ -82,7 +82,7 @@ class CalibratedLayers:
         return state, state.scores()
 
     def quantize(
-        self, pruned: Params, masks: MaskDict, bits: dict[str, int], kmeans_init: str
+        self, pruned: Params, masks: MaskDict, bits: dict[str, int], kmeans_init: str, *, reserve_zero: bool
     ) -> dict[str, CodebookTensor]:
         """Quantize pruned weights so that the outputs of the layers are close to those of the original weights.
 
@@ -91,6 +91,7 @@ class CalibratedLayers:
             masks: True where a weight remains.
             bits: Bits of a code, by name.
             kmeans_init: The initialization of k-means.
+            reserve_zero: As for `quantize_weights`.
 
         Returns:
             The quantized tensors, zero where `masks` are False.
@@ -98,7 +99,7 @@ class CalibratedLayers:
         Raises:
             QuantizationError, NonFiniteError: As `quantize_weights`.
         """
-        nearest = quantize_weights(pruned, masks, bits, kmeans_init, self.seed)
+        nearest = quantize_weights(pruned, masks, bits, kmeans_init, self.seed, reserve_zero=reserve_zero)
         return minimize_output_error(nearest, self.weights, self.hessians, progress=self.progress)
 
     def allocations(self, densities: Sequence[float]) -> dict[float, dict[str, float]]:

@@ -141,6 +141,8 @@ class CompressedNetwork:
     def of_size(cls, model: str, size: str) -> "CompressedNetwork":
         """Return the recipe of Han et al. 2016 for a LeNet: with fewer epochs unless the size is "full".
 
+        No code is left for zero: most of these experiments do not count codes.
+
         Args:
             model: One of LENETS.
             size: "smoke", "default" or "full": the smoke size also has fewer training examples, SMOKE_EXAMPLES.
@@ -160,6 +162,7 @@ class CompressedNetwork:
                 final_retrain=recipe.final_retrain.replace(epochs=final),
                 finetune=recipe.finetune.replace(epochs=finetune),
             )
+        recipe = recipe.replace(reserve_zero=False)
         return cls(recipe, model, examples=SMOKE_EXAMPLES if size == "smoke" else None)
 
     @property

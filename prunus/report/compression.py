@@ -39,6 +39,7 @@ SETTING_NAMES = {
     "bits": "bits per code",
     "finetune": "training of the centroids",
     "kmeans_init": "initialization of k-means",
+    "reserve_zero": "one code is left for zero",
     "half_precision_biases": "biases in half precision",
     "encoding": "encoding of the file",
 }

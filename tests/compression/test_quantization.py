@@ -133,7 +133,7 @@ def test_quantize_weights_accepts_bits_by_name_and_a_seed(mlp):
 def test_quantize_weights_warns_and_is_exact_with_fewer_values_than_centroids():
     params = {"a": torch.tensor([0.5, 0.5, -1.25, 0.0])}
     with pytest.warns(
-        NoEffectWarning, match="'a' has 2 distinct nonzero values, which 5 bits represent exactly"
+        NoEffectWarning, match="'a' has 2 distinct nonzero values, which 32 centroids represent exactly"
     ):
         shared = quantize_weights(params, {"a": torch.tensor([True, True, True, False])}, 5)["a"]
     assert torch.equal(shared.dense(), params["a"])

@@ -137,6 +137,21 @@ def test_weights_equal_their_centroids_after_training_with_any_optimizer(kind, i
     assert quantized.verify() > 0
 
 
+@pytest.mark.parametrize(("reserve_zero", "width"), [(False, 4), (True, 3)])
+def test_a_reserved_code_holds_the_filler_zeros_so_that_codes_are_as_wide_as_asked(
+    reserve_zero, width, tmp_path
+):
+    model = nn.Linear(200, 50)
+    masks = prunus.prune(model, 0.05).masks
+    quantized = prunus.quantize(model, masks, bits=3, reserve_zero=reserve_zero)
+    assert len(quantized.codebooks["weight"]) == 8 - reserve_zero
+    prunus.save(model, tmp_path / "m", encoding=prunus.EncodingConfig("bitpack", index_bits=3))
+    layer = prunus.inspect(tmp_path / "m").layers[0]
+    assert layer.entries > masks["weight"].sum()  # there are filler zeros
+    assert layer.weight_bits == width
+    assert torch.equal(prunus.read(tmp_path / "m")["weight"], model.weight)
+
+
 def test_the_norm_of_the_gradients_is_that_of_the_centroids_also_when_accumulated(data):
     model, plain = network(), network()
     quantized = prunus.quantize(model, prunus.prune(model, 0.4).masks, bits=2)

@@ -64,7 +64,13 @@ def dequantize(codebook: Tensor, tensor: CodebookTensor) -> Tensor:
 
 
 def quantize_weights(
-    params: Params, masks: MaskDict, bits: int | Mapping[str, int], kmeans_init: str = "linear", seed: int = 0
+    params: Params,
+    masks: MaskDict,
+    bits: int | Mapping[str, int],
+    kmeans_init: str = "linear",
+    seed: int = 0,
+    *,
+    reserve_zero: bool = False,
 ) -> dict[str, CodebookTensor]:
     """Quantize the remaining weights of each tensor of `masks` by k-means with 2^bits centroids.
 
@@ -77,9 +83,11 @@ def quantize_weights(
         bits: Bits of a code, 1 to 8; one number for all tensors, or one for each name in `masks`.
         kmeans_init: Initialization of k-means, a key of `KMEANS_INITS`.
         seed: Seed of the random initialization.
+        reserve_zero: Whether one of the 2^bits codes is left for zero, which the filler zeros of relative indices
+            need: there are 2^bits - 1 centroids. The files of the authors of Deep Compression are like this.
 
     Returns:
-        The quantized tensors by name. A tensor with no more than 2^bits distinct values keeps them exactly
+        The quantized tensors by name. A tensor with no more distinct values than centroids keeps them exactly
         (NoEffectWarning).
 
     Raises:
@@ -107,7 +115,8 @@ def quantize_weights(
         weight = params[name].detach().float().flatten()
         indices = (mask.to(weight.device).flatten() & (weight != 0)).nonzero().squeeze(1)
         values = weight[indices].cpu().numpy()
-        codebook, codes = map(torch.from_numpy, _codebook(values, bits[name], initialize, seed, name))
+        num_centroids = 2 ** bits[name] - reserve_zero
+        codebook, codes = map(torch.from_numpy, _codebook(values, num_centroids, initialize, seed, name))
         codebook, codes = codebook.to(weight.device), codes.to(weight.device)
         result[name] = CodebookTensor(codebook, codes, indices, params[name].shape)
     return result
@@ -142,7 +151,7 @@ def check_bits(bits: int | Mapping[str, int], names: Sequence[str]) -> dict[str,
 
 
 def _codebook(
-    weights: NDArray[np.float32], bits: int, initialize: KMeansInit, seed: int, name: str
+    weights: NDArray[np.float32], num_centroids: int, initialize: KMeansInit, seed: int, name: str
 ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
     """The codebook of nonzero weights, ascending, and the code of each weight."""
     if not len(weights):
@@ -152,23 +161,23 @@ def _codebook(
     except NonFiniteError as error:
         raise NonFiniteError(f"{name!r} cannot be quantized: {error}") from error
     distinct = int(np.count_nonzero(values.values[1:] != values.values[:-1])) + 1
-    if distinct <= 2**bits:
+    if distinct <= num_centroids:
         warnings.warn(
-            f"{name!r} has {distinct} distinct nonzero values, which {bits} bits represent exactly: quantization has "
-            "no effect.",
+            f"{name!r} has {distinct} distinct nonzero values, which {num_centroids} centroids represent exactly: "
+            "quantization has no effect.",
             NoEffectWarning,
             stacklevel=3,
         )
         return np.unique(weights, return_inverse=True)
     generator = np.random.default_rng(derive_seed(seed, "codebook", name))
-    centroids = cluster(values, initialize(values, 2**bits, generator), 2**bits)
+    centroids = cluster(values, initialize(values, num_centroids, generator), num_centroids)
     # Centroids that have not converged may round to one float32 number. -0.0 becomes 0.0.
     codebook, merged = np.unique(centroids.astype(np.float32) + np.float32(0), return_inverse=True)
     codes = merged[nearest(weights, centroids)]
-    if len(codebook) < 2**bits:
+    if len(codebook) < num_centroids:
         warnings.warn(
-            f"{name!r} has {distinct} distinct nonzero values, for which {len(codebook)} of {2**bits} centroids are "
-            "used.",
+            f"{name!r} has {distinct} distinct nonzero values, for which {len(codebook)} of {num_centroids} centroids "
+            "are used.",
             UnusedCentroidsWarning,
             stacklevel=3,
         )

@@ -278,3 +278,21 @@ def _make_current_folder_importable() -> str:
     if not {"", folder} & set(sys.path):
         sys.path.insert(0, folder)
     return folder
+
+
+def check_callbacks(**functions: object) -> None:
+    """Check the arguments that are called during long work, before that work.
+
+    Args:
+        functions: What was passed, by the name of the argument.
+
+    Raises:
+        SpecError: A value is neither a function nor None.
+
+    >>> check_callbacks(progress=print, report=None)
+    """
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise SpecError(
+                f"Expected a function for {name}, got {function!r}; pass a function, or None to leave it out."
+            )

@@ -38,6 +38,7 @@ from prunus.files import check_writable, write_atomic
 from prunus.models.checkpoints import stored_bytes
 from prunus.modules import check_initialized, copied, uncompiled
 from prunus.pruning.prunable import skipped_parameters
+from prunus.registry import check_callbacks
 from prunus.training.checkpoint import check_checkpoint_writable
 from prunus.training.evaluation import MetricFunction
 from prunus.training.fit import Fit, check_fit
@@ -133,6 +134,7 @@ def compress(
     All errors but those of training, of writing and of accuracy are raised before any work.
     """
     check_backend(backend)
+    check_callbacks(report=report, progress=progress)
     recipe = compression_recipe(preset, train=train, **settings)
     retrained_by = backend if backend == "sparse" else None
     check_options(

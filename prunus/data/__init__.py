@@ -18,7 +18,7 @@ from prunus.data.files import data_root
 from prunus.data.image_folder import load_image_folder
 from prunus.data.validation import check_dataset
 from prunus.errors import DataError, StatisticsError
-from prunus.registry import call_user_function, import_object, lookup
+from prunus.registry import call_user_function, check_callbacks, import_object, lookup
 from prunus.types import Dataset, Progress, Split
 
 __all__ = [
@@ -69,11 +69,13 @@ def load_data(
     Raises:
         UnknownNameError: There is no such data set or function.
         DataError: The data set is missing, damaged or unsuitable, or the function fails.
+        SpecError: `progress` is not a function.
 
     Example:
         >>> load_data("digits").provenance
         "embedded copy of UCI's optical digits, test file"
     """
+    check_callbacks(progress=progress)
     name = os.fspath(name)
     with reporting(progress):
         if progress is not None:

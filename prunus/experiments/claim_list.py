@@ -272,6 +272,6 @@ def default_size(experiment: Experiment) -> str:
     'lenet; data mnist; epochs 20; training examples all; rounds 15; n = 5'
     """
     specs = [spec for _, spec in experiment.labeled_runs("default", [0], {})]
-    sizes = size_texts(run_settings(all_settings(spec)) for spec in specs)
+    sizes = size_texts(run_settings(all_settings(spec), experiment.unused) for spec in specs)
     networks = ", ".join(experiment.networks)
     return "; ".join([networks, *sizes, f"n = {experiment.num_replicates('default')}"])

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from prunus.errors import NoEffectWarning, SpecError
 from prunus.experiments.claims import Claim, Published
-from prunus.experiments.provenance import PREFIXES
+from prunus.experiments.provenance import PREFIXES, is_among
 from prunus.experiments.rows import SIZES, first_setting
 from prunus.report.figure_data import Reference
 from prunus.runs.content import Row
@@ -124,6 +124,8 @@ class Experiment:
     """The keys that distinguish the rows of a curve in the table."""
     replicates: tuple[int, int, int] = (1, 5, 5)
     """Numbers of replicates of the sizes smoke, default and full."""
+    unused: Sequence[str] = ()
+    """Settings, or groups of settings, of the specification that no run uses; they are not listed."""
     select: Callable[[Sequence[Row]], Sequence[Row]] = list
     """Maps the rows to those of the table, the claims and the comparisons."""
     note: str = ""
@@ -215,7 +217,7 @@ class Experiment:
         return matching or list(self.networks[:1]), rest
 
     def warn_of_no_effect(self, size: str, replicates: Sequence[int], settings: Mapping[str, str]) -> None:
-        """Warn of a setting that the experiment itself decides, so that changing it changes no run.
+        """Warn of a setting that the experiment itself decides or does not use, so that changing it changes no result.
 
         Args:
             size: "smoke", "default" or "full".
@@ -228,6 +230,7 @@ class Experiment:
         specs = [spec for _, spec in self.labeled_runs(size, replicates, settings)]
         for key in settings:
             others = {other: value for other, value in settings.items() if other != key}
-            if [spec for _, spec in self.labeled_runs(size, replicates, others)] == specs:
+            same = [spec for _, spec in self.labeled_runs(size, replicates, others)] == specs
+            if same or is_among(key, self.unused):
                 message = f"Setting {key}={settings[key]} changes nothing in {self.name}."
                 warnings.warn(message, NoEffectWarning, stacklevel=4)

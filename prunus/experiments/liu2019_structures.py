@@ -250,6 +250,7 @@ filters = Experiment(
         "In the default size, VGG is trained for 2,355 steps and ResNet for 282.",
     ),
     networks=("vgg", "resnet"),
+    unused=("finetune", "penalty", "methods", "calibration_examples"),
     metrics=("test accuracy", "change", "MACs %", "parameters %"),
     points=("kept MACs %",),
     replicates=(1, 3, 5),

@@ -70,7 +70,8 @@ def describe(
     directories = all_run_directories(store, finished)
     records = {directory.id: directory.record() for directory in directories}
     settings = [
-        (entry.label["curve"], run_settings(records[entry.id].all_settings)) for entry in finished.entries
+        (entry.label["curve"], run_settings(records[entry.id].all_settings, experiment.unused))
+        for entry in finished.entries
     ]
     models, data = (
         dict.fromkeys(first_setting(record.all_settings, key) for record in records.values())
@@ -205,7 +206,7 @@ def size_differences(
     networks = networks_of(experiment, request)
     lines = [f"{pluralize(n, 'replicate')} instead of {full_n}"] if n != full_n else []
     full = [
-        (label["curve"], run_settings(all_settings(spec)))
+        (label["curve"], run_settings(all_settings(spec), experiment.unused))
         for network in experiment.networks_and_settings(request.settings)[0]
         if network in networks
         for label, spec in experiment.runs(experiment.template(network, "full"), "full")

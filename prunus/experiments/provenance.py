@@ -1,7 +1,7 @@
 """How the runs of an experiment were made: invariant checks, settings, machines and versions, from their records."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from prunus.report.formatting import format_density, format_settings, pluralize
@@ -166,8 +166,33 @@ def collect_texts(dicts: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return {key: "; ".join(texts_of) for key, texts_of in texts.items()}
 
 
-def run_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of one run by the names that `--set` takes, without those of runs that it depends on."""
+def is_among(key: str, names: Iterable[str]) -> bool:
+    """Return whether a setting has one of the names, or belongs to a group of settings with one of them.
+
+    Args:
+        key: The setting, with or without a prefix that `--set` does not need.
+        names: Names of settings and of groups of settings.
+
+    Returns:
+        Whether it does.
+
+    >>> is_among("settings.finetune.epochs", ["finetune", "penalty"]), is_among("penalty_strength", ["penalty"])
+    (True, False)
+    """
+    short = short_name(key)
+    return any(short == name or short.startswith(f"{name}.") for name in names)
+
+
+def run_settings(settings: Mapping[str, Any], unused: Collection[str] = ()) -> dict[str, Any]:
+    """Return the settings of one run by the names that `--set` takes, without those of runs that it depends on.
+
+    Args:
+        settings: All settings of the run, as `prunus.runs.settings.all_settings` returns them.
+        unused: Names of settings or groups of settings to leave out, because the experiment does not use them.
+
+    Returns:
+        The value of each setting by its name.
+    """
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if key in DEPENDENCIES:
@@ -179,7 +204,7 @@ def run_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     flat.pop("kind", None)
     if "baseline" not in settings:  # the recipe is not that of scores
         flat = {name.removeprefix("recipe."): value for name, value in flat.items()}
-    return flat
+    return {name: value for name, value in flat.items() if not is_among(name, unused)}
 
 
 def size_texts(settings: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -21,7 +21,7 @@ from prunus.experiments.rows import (
     group_rows,
     invariants_line,
 )
-from prunus.registry import lookup
+from prunus.registry import check_callbacks, lookup
 from prunus.report.figure_data import FigureData
 from prunus.report.figures import check_figure_libraries
 from prunus.report.statistics import check_interval_library
@@ -81,6 +81,7 @@ def run_experiment(
         raise UnknownNameError(f"Expected a size of {', '.join(SIZES)}, got {size!r}.")
     if replicates is not None and replicates < 1:
         raise SpecError(f"Expected at least 1 replicate, got {replicates}.")
+    check_callbacks(report=report, progress=progress)
     say, changes = report or (lambda line: None), dict(settings or {})
     if isinstance(executor, str):
         lookup("executor", EXECUTORS, executor)
@@ -143,7 +144,8 @@ def _draw(experiment: Experiment, store: Store, requests: Sequence[Request], out
     command = repeat_command(experiment, store, requests)
     content = describe(experiment, store, requested, finished, command)
     settings = {
-        entry.id: run_settings(store.directory(entry.id).record().all_settings) for entry in finished.entries
+        entry.id: run_settings(store.directory(entry.id).record().all_settings, experiment.unused)
+        for entry in finished.entries
     }
     figures: dict[str, FigureData] = {}
     for figure in experiment.figures:

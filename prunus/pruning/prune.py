@@ -29,6 +29,7 @@ from prunus.pruning.selection import PruneSelection, select_weights
 from prunus.pruning.statistics import DERIVATIVES, Criterion, Statistics
 from prunus.pruning.views import layer_view, why_no_layer_inputs
 from prunus.pruning.weights import set_weights, with_weights
+from prunus.registry import check_callbacks
 from prunus.seeds import derive_seed
 from prunus.training.losses import Loss, LossFunction
 from prunus.training.outputs import Forward
@@ -110,12 +111,14 @@ def prune(
         ModelError: The model has no prunable weights of this selection, the method cannot prune it, or an earlier mask
             prunes a parameter that is not selected.
         NonFiniteError: Scores or updated weights are not finite.
+        SpecError: `progress` is not a function.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> pruned = prune(model, 0.25)
     >>> pruned.report.density, int(sum((layer.weight != 0).sum() for layer in (model[0], model[2])))
     (0.25, 12)
     """
+    check_callbacks(progress=progress)
     model = uncompiled(model)
     method, scope = pruning_method(criterion), parse_scope(scope)
     selection = select_weights(model, method, scope, include, exclude, within=within, strict=strict)

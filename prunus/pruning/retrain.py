@@ -24,6 +24,7 @@ from prunus.pruning.scopes import Scope, parse_scope, shapes_of
 from prunus.pruning.selection import select_weights
 from prunus.pruning.statistics import Criterion, Statistics
 from prunus.pruning.weights import set_weights
+from prunus.registry import check_callbacks
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, train
 from prunus.training.checkpoint import check_checkpoint_writable
@@ -107,6 +108,7 @@ def prune_and_retrain(
         TrainingError: `fit` changed a pruned weight.
         StatisticsError, NonFiniteError: As `prunus.prune`.
     """
+    check_callbacks(report=report, progress=progress)
     check_recipes(densities, retrain, fit)
     method, scope = pruning_method(criterion), parse_scope(scope)
     original = uncompiled(model)

@@ -20,7 +20,7 @@ from prunus.pruning.progress import tracked
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Layer
 from prunus.pruning.statistics import Criterion, Statistics, as_criterion, collect
-from prunus.registry import lookup
+from prunus.registry import check_callbacks, lookup
 from prunus.training.evaluate import evaluate
 from prunus.training.evaluation import MetricFunction
 from prunus.training.losses import Loss, LossFunction
@@ -87,7 +87,9 @@ def sensitivity(
         ModelError, NoPrunableWeightsError, TiedWeightsError: As `prunable_weights`.
         DensityError: A density out of range.
         DataError, StatisticsError: The examples cannot be used, or the criterion needs examples and there are none.
+        SpecError: `progress` is not a function.
     """
+    check_callbacks(progress=progress)
     check_initialized(model)
     trial = copied(uncompiled(model))
     scored = (

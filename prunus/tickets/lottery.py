@@ -18,7 +18,7 @@ from prunus.models import MODELS
 from prunus.pruning.obs.method import PruningMethod
 from prunus.pruning.scopes import Scope
 from prunus.pruning.statistics import Criterion, Statistics
-from prunus.registry import import_object
+from prunus.registry import check_callbacks, import_object
 from prunus.tickets.actions import Mask0Action, Mask1Action
 from prunus.training import RECIPES, Recipe
 from prunus.training.fit import Fit, check_fit
@@ -174,6 +174,7 @@ def lottery(
         raise SpecError(f"Expected exclude to be a list of patterns, got {exclude!r}; write [{exclude!r}].")
     if not (isinstance(data, str) or (callable(data) and store is not None)):  # a store takes its name
         check_dataset(data)
+    check_callbacks(report=report)
     check_fit(fit)
     if (recipe is None) == (fit is None) or (fit is not None and store is not None):
         raise SpecError(

@@ -12,6 +12,7 @@ from prunus.data.image_folder import ImageFiles
 from prunus.data.validation import check_split, count_labeled
 from prunus.errors import DataError, SpecError, StatisticsError
 from prunus.modules import check_initialized
+from prunus.registry import check_callbacks
 from prunus.training.checks import checked_forward
 from prunus.training.evaluation import Evaluation, MetricFunction, Totals
 from prunus.training.losses import AnyLoss, find_loss
@@ -83,6 +84,7 @@ def evaluate(
         >>> evaluate(nn.Identity(), Split(logits, torch.tensor([0, 0, -100]))).accuracy
         50.0
     """
+    check_callbacks(progress=progress)
     loss_function = find_loss(loss)
     batches, total, num_classes = _evaluated_batches(
         data, batch_size, loss_function is not None or metric is not None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from prunus.data.validation import check_dataset
 from prunus.errors import CheckpointError, SpecError
 from prunus.masks import Masks
+from prunus.registry import check_callbacks
 from prunus.seeds import derive_seed
 from prunus.training.checkpoint import check_checkpoint_writable, load_checkpoint, save_checkpoint
 from prunus.training.checks import check_dense_state, check_trainable
@@ -106,6 +107,7 @@ def train(
     path = None if checkpoint is None else Path(checkpoint)
     copies_state = any(part is not None for part in (path, observer, start))
     check_backend(backend)
+    check_callbacks(report=report, progress=progress)
     loss_function = find_loss(loss)
     _check_training(model, recipe, path, evaluate_every_epoch, copies_state)
     check_dataset(data, ("train", "validation"))

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from prunus.data import load_data
-from prunus.errors import DensityError, SpecError, UnknownNameError
+from prunus.errors import DensityError, NoEffectWarning, SpecError, UnknownNameError
 from prunus.experiments import EXPERIMENTS, liu2019_pruned
 from prunus.experiments.liu2019_methods import METHODS
 from prunus.experiments.liu2019_pruned import (
@@ -272,6 +273,9 @@ def test_filters_are_run_end_to_end_in_a_store_of_before_the_iterative_curves(tm
     assert "training examples 300" in figure
 
     result = run("liu2019.filters", tmp_path)
+    settings = [*result.content["differences"], *(line for line in figure.splitlines() if "epochs" in line)]
+    assert any("epochs 2" in line or "epochs 1" in line for line in settings)
+    assert not any("finetune" in line or "penalty" in line for line in settings)
     points = {(row["curve"], row["kept MACs %"]) for row in result.content["rows"]}
     assert len(points) == 20
     for iterative in (False, True):
@@ -284,6 +288,15 @@ def test_filters_are_run_end_to_end_in_a_store_of_before_the_iterative_curves(tm
     assert [claim.partition(" a ticket")[0] for claim in claims] == [
         "At the learning rate 0.1", "At the learning rate 0.01",
     ]  # fmt: skip
+
+
+def test_setting_that_only_the_tables_use_is_warned_of_in_the_figure_of_filters():
+    changes = {"finetune.epochs": "9"}
+    with pytest.warns(NoEffectWarning, match=r"finetune.epochs=9 changes nothing in liu2019.filters"):
+        EXPERIMENTS["liu2019.filters"].warn_of_no_effect("smoke", [0], changes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        EXPERIMENTS["liu2019.structures"].warn_of_no_effect("smoke", [0], changes)
 
 
 def drawn_rows(folder, figure):

@@ -14,6 +14,7 @@ from prunus.data.validation import check_dataset
 from prunus.errors import DensityError, SpecError
 from prunus.pruning.structured.report import SlimReport
 from prunus.pruning.structured.slim import slim
+from prunus.registry import check_callbacks
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, train
 from prunus.training.checks import check_trainable
@@ -94,6 +95,7 @@ def slim_and_retrain(
         >>> [own.report.macs for own in rounds], model[1].out_features
         ([(2368, 1184), (1184, 592)], 8)
     """
+    check_callbacks(report=report, progress=progress)
     _check_rounds(fractions, retrain, goal, fit, checkpoints)
     if fit is None:
         if data is None:

@@ -16,7 +16,7 @@ from prunus.experiments import EXPERIMENTS
 from prunus.experiments.claims import Claim, Decision, decide_claims, measured_text
 from prunus.experiments.experiment import Experiment
 from prunus.experiments.joining import SAME_SIZE, join_requests, network_of_run, numerics_of
-from prunus.experiments.provenance import run_settings, size_texts
+from prunus.experiments.provenance import named_network, narrowed_networks, run_settings, size_texts
 from prunus.experiments.rows import finished_subset, rows_of
 from prunus.experiments.statements import STATEMENTS, Statement
 from prunus.report.statistics import WITHIN_MARGIN, Verdict, check_interval_library, format_number
@@ -67,6 +67,8 @@ class _Answer:
     """The decisions on the claims of an experiment that follow from the runs of a store."""
 
     default_size: str
+    narrowed: Mapping[str, str]
+    """How the networks of the default size are called that stand for larger ones."""
     decisions: Mapping[str, Decision] = field(default_factory=dict)
     """By the text of the claim, after the name of the network where the experiment has several."""
     size: str = "default"
@@ -146,9 +148,13 @@ def _claims_of_networks(experiment: Experiment) -> list[tuple[Claim, str]]:
 
 def _answer(experiment: Experiment, store: Store, requested: Sequence[Request]) -> _Answer:
     """Decide the claims of an experiment by the runs of the default or full size, else by any others."""
+    labeled = experiment.labeled_runs("default", [0], {})
+    narrowed = narrowed_networks(
+        (label.get("group", ""), run_settings(all_settings(spec))) for label, spec in labeled
+    )
     requests = [finished for request in requested if (finished := finished_subset(store, request)).entries]
     if not requests:
-        return _Answer(default_size(experiment))
+        return _Answer(default_size(experiment), narrowed)
     sizes = {
         size: [r for r in requests if r.size == size and not r.settings.keys() - SAME_SIZE]
         for size in ("default", "full")
@@ -161,7 +167,7 @@ def _answer(experiment: Experiment, store: Store, requested: Sequence[Request]) 
     decisions = decide_claims(experiment.claims, experiment.select(rows_of(store, joined)))
     by_text = {decision.claim: decision for decision in decisions}
     return _Answer(
-        default_size(experiment), by_text, size, "" if counted else ", ".join(changes), numerics
+        default_size(experiment), narrowed, by_text, size, "" if counted else ", ".join(changes), numerics
     )  # fmt: skip
 
 
@@ -214,7 +220,7 @@ def _part(
         words += ["--set", f"{key}={value}"]
     return ListedClaim(
         id=str(statement.number),
-        claim=text,
+        claim=named_network(text, answer.narrowed),
         verdict=verdict,
         n=decision.n if decision else 0,
         published=claim.published,
@@ -254,24 +260,40 @@ def _verdict(
     effect = _effect(claim)
     if decision.verdict != "not shown":
         return decision.verdict, ""
+    zero = decision.against or 0.0
+    if _is_decided_by(low - zero, high - zero, claim):
+        return "not shown", f"p is {decision.p:.2g} after the correction"
     if effect and (high - low) / 2 > effect:
         return (
             "not shown",
             f"the interval, ±{format_number((high - low) / 2)}, is wider than the effect, {effect:g}",
         )
-    if claim.expected not in WITHIN_MARGIN and not low <= (decision.against or 0.0) <= high:
-        # The interval alone would have decided the claim.
-        return "not shown", f"p is {decision.p:.2g} after the correction"
     return "not shown", ""
+
+
+def _is_decided_by(low: float, high: float, claim: Claim) -> bool:
+    """Whether the interval of a difference alone, without a correction, would decide the claim.
+
+    >>> equal = Claim("a equals b", "a", "equal", "b", "error", "", margin=0.5)
+    >>> _is_decided_by(-0.4, 0.3, equal), _is_decided_by(0.6, 0.9, equal), _is_decided_by(0.2, 0.9, equal)
+    (True, True, False)
+    """
+    if claim.expected not in WITHIN_MARGIN:
+        return not low <= 0 <= high
+    is_within = {"equal": -claim.margin <= low and high <= claim.margin}
+    is_within |= {"not higher": high <= claim.margin, "not lower": low >= -claim.margin}
+    is_beyond = {"not higher": low > claim.margin, "not lower": high < -claim.margin}
+    is_beyond["equal"] = any(is_beyond.values())
+    return is_within[claim.expected] or is_beyond[claim.expected]
 
 
 def default_size(experiment: Experiment) -> str:
     """Describe the default size of an experiment: networks, data, epochs, training examples and replicates.
 
     >>> default_size(EXPERIMENTS["frankle2019.lenet"])
-    'lenet; data mnist; epochs 20; training examples all; rounds 15; n = 5'
+    'lenet; data mnist; epochs 20; training examples all; rounds 15; n = 5 or more'
     """
     specs = [spec for _, spec in experiment.labeled_runs("default", [0], {})]
     sizes = size_texts(run_settings(all_settings(spec), experiment.unused) for spec in specs)
-    networks = ", ".join(experiment.networks)
-    return "; ".join([networks, *sizes, f"n = {experiment.num_replicates('default')}"])
+    parts = [", ".join(experiment.networks), *sizes, f"n = {experiment.num_replicates('default')} or more"]
+    return "; ".join(parts) + (f" ({experiment.replicate})" if experiment.replicate else "")

@@ -67,6 +67,19 @@ METRICS: Mapping[str, Metric] = {
     ),
     "pruned parameters": Metric("pruned parameters", "parameters", "more parameters", "fewer parameters"),
     "zeros added": Metric("zeros more than in the dense network", "pp", "more zeros", "fewer zeros"),
+    **{
+        f"stops earlier than {other}": Metric(
+            f"early-stopping iteration of {name}, divided by that of the ticket",
+            "",
+            "earlier to stop",
+            "later to stop",
+        )
+        for other, name in (
+            ("dense", DENSE),
+            ("new weights", "newly drawn weights"),
+            ("dense at best", f"{DENSE} at the best density"),
+        )
+    },
     "weights": Metric("remaining weights", "weights", "more weights", "fewer weights"),
 }
 """The metrics that are compared, and others whose keys are not clear."""

@@ -8,13 +8,13 @@ and draws those that are finished.
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from prunus.errors import NoEffectWarning, SpecError
 from prunus.experiments.claims import Claim, Published
-from prunus.experiments.provenance import PREFIXES, is_among
+from prunus.experiments.provenance import PREFIXES, is_among, run_settings
 from prunus.experiments.rows import SIZES, first_setting
 from prunus.report.figure_data import Reference
 from prunus.runs.content import Row
@@ -79,6 +79,8 @@ class FigureSpec:
     select: Callable[[Sequence[Row]], Sequence[Row]] = list
     """Maps the rows to those that are drawn."""
     references: Sequence[Reference] = ()
+    band: str = "min to max"
+    """What the band around the mean of a curve is, a key of BANDS."""
 
     @property
     def log(self) -> bool:
@@ -124,8 +126,10 @@ class Experiment:
     """The keys that distinguish the rows of a curve in the table."""
     replicates: tuple[int, int, int] = (1, 5, 5)
     """Numbers of replicates of the sizes smoke, default and full."""
-    unused: Sequence[str] = ()
-    """Settings, or groups of settings, of the specification that no run uses; they are not listed."""
+    replicate: str = ""
+    """What a replicate is, where it is not a training of its own."""
+    unused: Callable[[Mapping[str, Any]], Collection[str]] | None = None
+    """Maps the settings of a run to those, or groups of those, that it does not use; they are not listed."""
     select: Callable[[Sequence[Row]], Sequence[Row]] = list
     """Maps the rows to those of the table, the claims and the comparisons."""
     note: str = ""
@@ -231,6 +235,6 @@ class Experiment:
         for key in settings:
             others = {other: value for other, value in settings.items() if other != key}
             same = [spec for _, spec in self.labeled_runs(size, replicates, others)] == specs
-            if same or is_among(key, self.unused):
+            if same or (self.unused and is_among(key, self.unused(run_settings(all_settings(specs[0]))))):
                 message = f"Setting {key}={settings[key]} changes nothing in {self.name}."
                 warnings.warn(message, NoEffectWarning, stacklevel=4)

@@ -18,6 +18,7 @@ from prunus.compression.save import save
 from prunus.experiments.claims import Claim, Published
 from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
 from prunus.experiments.function_run import FunctionRun
+from prunus.experiments.han2015 import with_error_increase
 from prunus.experiments.trained_networks import LENETS, CompressedNetwork, evaluate_test, one_run
 from prunus.pruning.prunable import prunable_weights
 from prunus.runs.content import Row
@@ -112,14 +113,6 @@ def layer_rates(compressed: Compressed) -> list[Row]:
     return [*rows, _rates("total", total, fixed.file_bytes, coded.file_bytes)]
 
 
-def with_error_increase(rows: Sequence[Row]) -> list[Row]:
-    """Add to the rows of whole networks by how much the error has increased, in percentage points."""
-    return [
-        {**row, "error increase": row["error"] - row["dense error"]} if "error" in row else row
-        for row in rows
-    ]
-
-
 def _rates(layer: str, values: Sequence[float], fixed: int, coded: int) -> Row:
     columns = dict(zip(COLUMNS, values, strict=True))
     return {"layer": layer, **columns, "bytes P+Q": fixed, "bytes P+Q+H": coded}
@@ -172,6 +165,7 @@ tables = Experiment(
         for metric, value in zip(COLUMNS, values, strict=True)
     ),
     differences=(
+        "The paper also compresses AlexNet and VGG-16 on ImageNet; here, only the LeNets are compressed.",
         LENET_ONLY[1],
         "Densities, bits and index widths are the paper's (recipes han2016-*), and one code of each layer is zero, as "
         "in the files that its authors published; sizes are those of whole files, with headers.",

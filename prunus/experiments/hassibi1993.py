@@ -175,7 +175,7 @@ xor = Experiment(
         *(
             Claim(
                 f"OBS deletes the cheapest weight more often than {other}", "OBS", "higher", other, "cheapest %",
-                SOURCE,
+                SOURCE, published="only OBS does in every case",
             )
             for other in ("OBD", "magnitude")
         ),

@@ -144,6 +144,7 @@ tickets = Experiment(
             name.replace("-", "_"), "final_test_accuracy", "test accuracy at the end of training (%)",
             f"Pruned {name}: winning ticket and random initialization", x="sparsity %",
             x_label="pruned convolution weights (%)",
+            band="mean ± standard deviation",
             select=lambda rows, name=name: [row for row in rows if row["over"] == name],  # type: ignore[misc]
         )
         for name in SCHEDULES

@@ -71,6 +71,14 @@ PUBLISHED: Sequence[tuple[str, str, str, str, Mapping[str, float]]] = (
     ("vgg", "thinet", "change", "VGG-Conv, ImageNet (authors' code)", {SCRATCH_E: -2.75, SCRATCH_B: 0.21}),
     ("resnet", "sss", "change", "ResNet-41, ImageNet (authors' code)", {SCRATCH_E: -0.42, SCRATCH_B: 0.05}),
     ("vgg", "regression", "change", "VGG-16-5x, ImageNet (authors' code)", {SCRATCH_E: -3.46, SCRATCH_B: -0.51}),
+    (
+        "vgg", "slimming", "test accuracy", "VGG-11, ImageNet (authors' code)",
+        {FINE_TUNED: 68.62, SCRATCH_E: 70.00, SCRATCH_B: 71.18},
+    ),
+    (
+        "resnet", "l1", "change", "ResNet-34-A, ImageNet (authors' code, second-hand)",
+        {FINE_TUNED: -0.75, SCRATCH_E: -0.54, SCRATCH_B: -0.28},
+    ),
 )  # fmt: skip
 """Network, method, metric, source, and the value of each curve."""
 
@@ -202,7 +210,12 @@ structures = Experiment(
     ),
     differences=(
         *_DIFFERENCES,
-        "The paper applies ThiNet, regression and SSS to networks for ImageNet; the published changes are those.",
+        "Each network has the methods that the paper prunes such networks by, except that ThiNet and regression, which "
+        "it also applies to ResNet-50, are applied to VGG only. It applies ThiNet, regression and SSS to networks for "
+        "ImageNet; the published changes are those.",
+        "The L1 norm, ThiNet and regression remove the same number of channels of each layer here, so that the "
+        "networks that are trained from scratch are the same; only the fine-tuned ones differ.",
+        "Fine-tuning is computed in float32, also where the other trainings are in bfloat16.",
         "SSS removes the blocks with the smallest factors up to the same fraction of the multiply-accumulates.",
         "In the default size, VGG and PreResNet are trained for 2,355 steps, ResNet and DenseNet for 282. With fewer "
         "steps, Scratch-B, which has twice as many, was further above fine-tuning in both networks that were trained "
@@ -230,7 +243,7 @@ filters = Experiment(
         FigureSpec(
             suffix, "test accuracy", "test accuracy (%)",
             f"Filters removed {how}: winning ticket and random initialization", x="kept MACs %",
-            x_label="remaining multiply-accumulates (%)", invert_x=True,
+            x_label="remaining multiply-accumulates (%)", invert_x=True, band="mean ± standard deviation",
             select=partial(rows_of_schedule, schedule=schedule),
         )
         for suffix, how, schedule in (("accuracy", "once", ""), ("iterative", "in rounds", ITERATIVE))
@@ -245,12 +258,15 @@ filters = Experiment(
     ),
     differences=(
         *_DIFFERENCES,
+        "The full size of ResNet is ResNet-56, which the paper prunes by the L1 norm on CIFAR-10.",
+        "Where filters are removed in rounds, a random initialization has the same numbers of filters as where they "
+        "are removed once, and thus the same weights.",
         "Claims are about structures that are pruned once; iterative ones keep half of the multiply-accumulates in "
         "each of two rounds. The published values of this table are not known, so that they are orderings.",
         "In the default size, VGG is trained for 2,355 steps and ResNet for 282.",
     ),
     networks=("vgg", "resnet"),
-    unused=("finetune", "penalty", "methods", "calibration_examples"),
+    unused=lambda settings: ("finetune", "penalty", "methods", "calibration_examples"),
     metrics=("test accuracy", "change", "MACs %", "parameters %"),
     points=("kept MACs %",),
     replicates=(1, 3, 5),

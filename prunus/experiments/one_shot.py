@@ -46,6 +46,8 @@ RECIPE = Recipe(
 )  # fmt: skip
 EXACT_OBS, ALLOCATED, SPARSE_GPT = "ExactOBS", "ExactOBS, one budget", "SparseGPT"
 MAGNITUDE, MAGNITUDE_GLOBAL = "magnitude", "magnitude, global"
+OBD, FISHER = "OBD", "Fisher"
+OBC, SGPT = "Frantar & Alistarh 2022", "Frantar & Alistarh 2023"
 
 PruneTo = Callable[[float], Params]
 """Maps a density to the pruned weights."""
@@ -191,7 +193,7 @@ def _obd(model: nn.Module, calibration: Examples, seed: int, settings: OneShot) 
     weights = _weights(model)
     objective = make_objective(model, weights, calibration.inputs, calibration.labels)
     scores = Fisher(block_size=1).examiner(objective)(weights, all_kept(weights)).scores()
-    return {"OBD": lambda density: apply_masks(weights, SCOPES["layer"].select(scores, density, seed=seed))}
+    return {OBD: lambda density: apply_masks(weights, SCOPES["layer"].select(scores, density, seed=seed))}
 
 
 def _fisher(model: nn.Module, calibration: Examples, seed: int, settings: OneShot) -> dict[str, PruneTo]:
@@ -204,7 +206,7 @@ def _fisher(model: nn.Module, calibration: Examples, seed: int, settings: OneSho
 
     recomputations = settings.recomputations
     return {
-        "Fisher": in_scope("layer", 1),
+        FISHER: in_scope("layer", 1),
         f"Fisher, global, {recomputations} recomputations": in_scope("global", recomputations),
     }
 
@@ -231,8 +233,8 @@ def _layerwise(model: nn.Module, calibration: Examples, seed: int, settings: One
 
 METHODS: dict[str, Callable[[nn.Module, Examples, int, OneShot], dict[str, PruneTo]]] = {
     "magnitude": _magnitude,
-    "OBD": _obd,
-    "Fisher": _fisher,
+    OBD: _obd,
+    FISHER: _fisher,
     "layer-wise": _layerwise,
 }
 
@@ -253,16 +255,21 @@ one_shot = Experiment(
     claims=tuple(
         Claim(
             f"At {sparsity} % sparsity and after recalibration, {method} is more accurate than {rival}",
-            method, "higher", rival, "recalibrated", "Frantar & Alistarh 2022",
-            at={"sparsity %": (sparsity,)},
+            method, "higher", rival, "recalibrated", source, at={"sparsity %": (sparsity,)},
         )
         for sparsity in (60, 80)
-        for method in (EXACT_OBS, ALLOCATED, SPARSE_GPT)
+        for method, source in (
+            (EXACT_OBS, OBC), (ALLOCATED, OBC), (SPARSE_GPT, SGPT), (OBD, "LeCun et al. 1990"),
+            (FISHER, "Singh & Alistarh 2020"),
+        )
         for rival in (MAGNITUDE, MAGNITUDE_GLOBAL)
     ),
     differences=(
         "The papers prune ResNet-50 on ImageNet and language models; here it is ResNet-20 on CIFAR-10.",
-        f"The network is {TRAINED} of the data root, or, where there is none, a ResNet-20 trained for 12 epochs.",
+        f"The network is {TRAINED} of the data root, or, where there is none, a ResNet-20 trained for 12 epochs; the "
+        "size line says which.",
+        "All replicates prune this one network, from calibration examples of their own. Intervals are about these "
+        "examples, not about networks.",
     ),
     networks=("resnet-20",),
     against=MAGNITUDE,
@@ -270,4 +277,6 @@ one_shot = Experiment(
     described=("recalibrated",),
     points=("sparsity %",),
     note="Test accuracy in percent. The spread is over calibration examples.",
+    replicate="calibration examples of one network",
+    unused=lambda settings: ("epochs", "examples") if settings.get("weights") else (),
 )  # fmt: skip

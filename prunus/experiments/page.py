@@ -16,6 +16,8 @@ from prunus.experiments.provenance import (
     environments,
     format_label,
     invariant_summary,
+    named_network,
+    narrowed_networks,
     run_settings,
     setting_name,
     setting_text,
@@ -73,6 +75,8 @@ def describe(
         (entry.label["curve"], run_settings(records[entry.id].all_settings, experiment.unused))
         for entry in finished.entries
     ]
+    groups = [entry.label.get("group", "") for entry in finished.entries]
+    narrowed = narrowed_networks(zip(groups, (values for _, values in settings), strict=True))
     models, data = (
         dict.fromkeys(first_setting(record.all_settings, key) for record in records.values())
         for key in ("model", "data")
@@ -84,7 +88,11 @@ def describe(
         "about_size": ABOUT_SIZE[finished.size],
         "missing": f"{missing}: run `{command}` again" if missing else "",
         "verdicts": [
-            {**asdict(decision), "measured_text": measured_text(decision)}
+            {
+                **asdict(decision),
+                "claim": named_network(decision.claim, narrowed),
+                "measured_text": measured_text(decision),
+            }
             for decision in decide_claims(claims, selected)
         ],
         "published": [asdict(value) for value in experiment.published],

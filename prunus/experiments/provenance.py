@@ -1,7 +1,7 @@
 """How the runs of an experiment were made: invariant checks, settings, machines and versions, from their records."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from prunus.report.formatting import format_density, format_settings, pluralize
@@ -32,6 +32,10 @@ PARTS = {"recipe.": "the scores' ", "mask.": "the mask's ", "compression.": ""}
 """What groups of settings are called: the first two are those of learned supermasks."""
 SIZE_SETTINGS = ("data", "epochs", "retrain_epochs", "rounds", "examples", "test_examples", "networks")
 """The settings, without the names of their groups, that say how large a run is."""
+WEIGHTS_FILE = ".safetensors"
+"""How the setting "weights" ends where it is a file that a network is loaded from."""
+NARROW = "narrow_"
+"""How the functions are called that make a network with fewer channels than the paper's."""
 DEPENDENCIES = ("masks_from", "densities_from", "inputs")
 """Settings that are other runs, with settings of their own."""
 
@@ -68,6 +72,40 @@ def setting_text(key: str, text: str) -> str:
     """
     text = text.replace("–", "all" if key == "examples" else "none").replace("; ", " or ")
     return re.sub(r"[\w.]+:(?=\w)", "", text) if key.endswith("model") else text
+
+
+def narrowed_networks(settings: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
+    """Return how the networks are called that stand for larger ones, by the names of those.
+
+    Args:
+        settings: For each run, the name of its network in the experiment, and the settings as `run_settings` returns
+            them.
+
+    Returns:
+        The words for the function that makes the network, where that narrows it.
+
+    >>> narrowed_networks([("vgg", {"model": "prunus.experiments.liu2019_networks:narrow_vgg_16"})])
+    {'vgg': 'narrow vgg 16'}
+    """
+    functions = {name: str(values.get("model")).rpartition(":")[2] for name, values in settings}
+    return {name: text.replace("_", " ") for name, text in functions.items() if text.startswith(NARROW)}
+
+
+def named_network(text: str, narrowed: Mapping[str, str]) -> str:
+    """Return a text that begins with the name of a network, with what that network is.
+
+    Args:
+        text: The text of a claim, after the name of its network and a colon where there are several.
+        narrowed: As `narrowed_networks` returns it.
+
+    Returns:
+        The text.
+
+    >>> named_network("vgg: Scratch-E is less accurate", {"vgg": "narrow vgg 16"})
+    'vgg (narrow vgg 16): Scratch-E is less accurate'
+    """
+    network, colon, rest = text.partition(": ")
+    return f"{network} ({narrowed[network]}): {rest}" if colon and network in narrowed else text
 
 
 def format_label(label: Mapping[str, Any]) -> str:
@@ -183,12 +221,15 @@ def is_among(key: str, names: Iterable[str]) -> bool:
     return any(short == name or short.startswith(f"{name}.") for name in names)
 
 
-def run_settings(settings: Mapping[str, Any], unused: Collection[str] = ()) -> dict[str, Any]:
+def run_settings(
+    settings: Mapping[str, Any], unused: Callable[[Mapping[str, Any]], Collection[str]] | None = None
+) -> dict[str, Any]:
     """Return the settings of one run by the names that `--set` takes, without those of runs that it depends on.
 
     Args:
         settings: All settings of the run, as `prunus.runs.settings.all_settings` returns them.
-        unused: Names of settings or groups of settings to leave out, because the experiment does not use them.
+        unused: Maps the settings by their names to those, or groups of those, to leave out, because the experiment does
+            not use them; None: all are used.
 
     Returns:
         The value of each setting by its name.
@@ -204,7 +245,8 @@ def run_settings(settings: Mapping[str, Any], unused: Collection[str] = ()) -> d
     flat.pop("kind", None)
     if "baseline" not in settings:  # the recipe is not that of scores
         flat = {name.removeprefix("recipe."): value for name, value in flat.items()}
-    return {name: value for name, value in flat.items() if not is_among(name, unused)}
+    left_out = unused(flat) if unused else ()
+    return {name: value for name, value in flat.items() if not is_among(name, left_out)}
 
 
 def size_texts(settings: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -222,5 +264,5 @@ def size_texts(settings: Iterable[Mapping[str, Any]]) -> list[str]:
     return [
         f"{setting_name(key)} {setting_text(key, text)}"
         for key, text in collect_texts(settings).items()
-        if key.rpartition(".")[2] in SIZE_SETTINGS
+        if key.rpartition(".")[2] in SIZE_SETTINGS or (key == "weights" and text.endswith(WEIGHTS_FILE))
     ]

@@ -1,8 +1,8 @@
 """Rows of numbers: read from runs, averaged over draws, summarized over replicates, made into curves."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 from prunus.errors import StoreError
@@ -231,8 +231,20 @@ def _mean(values: Sequence[float]) -> float:
     return values[0] if len(set(values)) == 1 else mean(values)
 
 
-def curve(name: str, rows: Iterable[Row], x: str, y: str, by: str | None = None) -> Curve:
-    """Make one curve of rows: at each point the mean of y, in a band from lowest to highest.
+BANDS: Mapping[str, Callable[[Sequence[float]], tuple[float, float]]] = {
+    "min to max": lambda values: (min(values), max(values)),
+    "mean ± standard deviation": lambda values: (
+        mean(values) - (stdev(values) if len(values) > 1 else 0.0),
+        mean(values) + (stdev(values) if len(values) > 1 else 0.0),
+    ),
+}
+"""The lower and the upper end of a band, from the values of the replicates at a point."""
+
+
+def curve(
+    name: str, rows: Iterable[Row], x: str, y: str, by: str | None = None, band: str = "min to max"
+) -> Curve:
+    """Make one curve of rows: at each point the mean of y, in a band.
 
     A point has failed where the invariant report of any of its rows has.
 
@@ -242,6 +254,7 @@ def curve(name: str, rows: Iterable[Row], x: str, y: str, by: str | None = None)
         x: Key of the horizontal coordinate; where the replicates differ in it, a point is at their mean.
         y: Key of the vertical coordinate.
         by: Key whose values are the points; `x` by default.
+        band: What the band is, a key of BANDS.
 
     Returns:
         The curve, its points in the order of x; `n` is the largest number of rows at a point.
@@ -254,6 +267,7 @@ def curve(name: str, rows: Iterable[Row], x: str, y: str, by: str | None = None)
     groups.sort(key=lambda group: group[0])
     positions = [position for position, _ in groups]
     ys = [[row[y] for row in group] for _, group in groups]
-    means, low, high = ([function(values) for values in ys] for function in (mean, min, max))
+    means, bands = [mean(values) for values in ys], [BANDS[band](values) for values in ys]
+    low, high = [low for low, _ in bands], [high for _, high in bands]
     failed = [i for i, (_, group) in enumerate(groups) if not all(row.get("passed", True) for row in group)]
     return Curve(name, positions, means, low, high, max(map(len, ys)), failed)

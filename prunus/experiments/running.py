@@ -173,7 +173,7 @@ def _figures(
         series = []
         for (name,), of_curve in curves.items():
             averaged = average_draws(of_curve, [point], {figure.x, figure.y} - {point})
-            series.append(curve(name_format.format(name), averaged, figure.x, figure.y, point))
+            series.append(curve(name_format.format(name), averaged, figure.x, figure.y, point, figure.band))
         networks = "; ".join(filter(None, dict.fromkeys(row["network"] for row in plotted)))
         # Of a function that makes the only network of an experiment, nothing; of a user's function, the name alone.
         named = re.sub(r"prunus\.experiments\.\w+:\w+, |[\w.]+:(?=\w)", "", networks)
@@ -183,7 +183,7 @@ def _figures(
         footer = "\n".join(filter(None, (_size_line(settings, finished, group), below)))
         axes = figure.x_label, figure.y_label, figure.log, figure.inverted, figure.references
         suffix = f"{figure.suffix}.{group}" if group else figure.suffix
-        figures[suffix] = FigureData(series, title, *axes, footer=footer)
+        figures[suffix] = FigureData(series, title, *axes, footer=footer, band=figure.band)
     return figures
 
 
@@ -194,5 +194,6 @@ def _size_line(settings: Settings, finished: Request, group: str) -> str:
     of_group = [settings[entry.id] for entry in finished.entries if entry.label.get("group", group) == group]
     model = collect_texts(of_group).get("model", "")
     # A function makes a network that is not the paper's.
-    network = [f"network {setting_text('model', model).replace('_', ' ')}"] if ":" in model else []
+    named = setting_text("model", model).replace("_", " ")
+    network = [f"network {named}"] if ":" in model and named != "network" else []
     return textwrap.fill("; ".join([*network, *size_texts(of_group)]), 110)

@@ -65,6 +65,10 @@ WEIGHTS = {"initial weights": "initial", "signed constants": "signed_constant"}
 """The weights under a mask, and their key in WEIGHTS of supermasks."""
 BEST = "learned + DWR, signed constants"
 FROM_SEED = "learned + DWR, signs from a seed"
+CONV_CURVES = (
+    "trained", "criterion, initial weights", "criterion, signed constants", "learned, initial weights", BEST,
+)  # fmt: skip
+"""The curves of convolutional networks in the default size: those that the claims are about."""
 MOST_LIKELY_METRICS = {
     "most_likely_final_test_accuracy": "test accuracy of the most likely mask (%)",
     "most_likely_density": "density % of the most likely mask",
@@ -112,7 +116,8 @@ def every_kind_of_mask(template: LearnedSupermaskSpec, size: str) -> LabeledRuns
 
     Args:
         template: The learned supermask of one network, with the settings of the size and those that the user changed.
-        size: "smoke", "default" or "full": it decides the levels of criterion masks and the recipe of edge-popup.
+        size: "smoke", "default" or "full": it decides the levels of criterion masks and the recipe of edge-popup; in
+            the default size, convolutional networks have CONV_CURVES only.
 
     Returns:
         One run per curve of the table, then the runs of `file_size` under the curves of the supermasks whose weights
@@ -137,7 +142,13 @@ def every_kind_of_mask(template: LearnedSupermaskSpec, size: str) -> LabeledRuns
     runs[TRAINED_UNDER_MASK] = TicketSpec(dense, rounds=1, masks_from=runs[BEST])
     runs[TICKET_OF_SAME_DENSITY] = TicketSpec(dense, rounds=1, densities_from=runs[BEST])
     from_seeds = (FROM_SEED, "edge-popup", "signed supermask")
-    files = {name: FunctionRun.of(file_size, FileSize(), inputs=(runs[name],)) for name in from_seeds}
+    if size == "default" and dense.model in CONVOLUTIONS:
+        runs = {name: runs[name] for name in CONV_CURVES}
+    files = {
+        name: FunctionRun.of(file_size, FileSize(), inputs=(runs[name],))
+        for name in from_seeds
+        if name in runs
+    }
     return [*labeled(runs), *labeled(files)]
 
 
@@ -221,6 +232,7 @@ SHORTENED = (
     "No settings are published for Conv-2, 4 and 6: the full size takes those of hidden-networks, "
     "the default size 15,000 images, 4 epochs, and logits that start at 0.85 instead of 0.5.",
     "Edge-popup and the signed supermask have their own papers' settings in the full size.",
+    "In the default size, convolutional networks have the five curves only that claims are about.",
 )
 
 supermasks = Experiment(

@@ -45,6 +45,8 @@ class FigureData:
     invert_x: bool = False
     """Whether x decreases to the right."""
     references: Sequence[Reference] = ()
+    band: str = "min to max"
+    """What the bands of the curves are."""
     footer: str = ""
     """A line under the figure, such as "invariants: 120 of 120 points passed"."""
 

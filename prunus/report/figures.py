@@ -165,7 +165,7 @@ def _draw(figure: "Figure", drawing: FigureData, outside: bool) -> None:
         loc="outside right upper" if outside else "best",
         frameon=False,
         fontsize=8.5,
-        title="band: min to max" if drawing.banded else None,
+        title=f"band: {drawing.band}" if drawing.banded else None,
         title_fontsize=8.5,
         handlelength=2.8,
     )

@@ -7,6 +7,8 @@ from typing import ClassVar
 import pytest
 
 from prunus.experiments import EXPERIMENTS
+from prunus.experiments.claim_list import EVIDENCE
+from prunus.runs.content import read_rows
 from prunus.runs.settings import canonical_json, nondefault_settings
 from prunus.runs.spec import run_id
 from prunus.tickets.baseline import BaselineSpec
@@ -84,19 +86,16 @@ def test_spec_of_tickets_has_this_id(name):
     assert run_id(TICKETS[name]) == name
 
 
-EXPERIMENT_RUNS = {
-    ("liu2019.filters", 1): "function-c1230b7e76751c99",
-    ("speed.filters_and_weights", 0): "function-8da38b0527ec9992",
-    ("families.compression", 0): "function-e9b17e3576f296f6",
-}
-SETTINGS = {"liu2019.filters": {"network": "vgg", "autocast": "bfloat16"}}
-"""Those of the commands that computed the rows."""
-
-
-@pytest.mark.parametrize(("name", "position"), EXPERIMENT_RUNS)
-def test_run_of_an_experiment_has_the_id_of_its_published_rows(name, position):
-    _, spec = EXPERIMENTS[name].labeled_runs("default", [0], SETTINGS.get(name, {}))[position]
-    assert run_id(spec) == EXPERIMENT_RUNS[name, position]
+@pytest.mark.parametrize("file", sorted(EVIDENCE.glob("*.jsonl")), ids=lambda file: file.stem)
+def test_published_rows_are_those_of_the_runs_that_their_commands_ask_for(file):
+    lines = read_rows(file)[1:]
+    published = {line["run"]["id"] for line in lines if "run" in line}
+    for request in (line["request"] for line in lines if "request" in line):
+        replicates = sorted({entry["label"]["replicate"] for entry in request["entries"]})
+        experiment, settings = EXPERIMENTS[request["experiment"]], request["settings"]
+        asked = [run_id(spec) for _, spec in experiment.labeled_runs(request["size"], replicates, settings)]
+        assert asked == [entry["id"] for entry in request["entries"]], (request["experiment"], settings)
+        assert published.issuperset(asked), (request["experiment"], settings)
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ for (const root of document.querySelectorAll("[data-figure]")) {
     ring.setAttribute("transform", `translate(${target.x} ${target.y})`);
     const { curve, point } = target;
     const lines = [`${figure.x}: ${exact(point[0])}`, `${figure.y}: ${exact(point[1])}`];
-    if (curve.n !== null) lines.push(`min to max: ${exact(point[2])} to ${exact(point[3])}`, `n = ${curve.n}`);
+    if (curve.n !== null) lines.push(`${figure.band}: ${exact(point[2])} to ${exact(point[3])}`, `n = ${curve.n}`);
     readOut.replaceChildren(word("b", curve.name), word("span", lines.join("\n")));
     if (point[4]) readOut.append("\n", word("span", "invariants failed", "bad"));
     const to = chart.getBoundingClientRect(), from = plot.getBoundingClientRect();

@@ -33,13 +33,16 @@ A verdict counts at the default size of the experiment, which is stated below ea
 where all replicates of that size are finished, and it says how much is known: "±" is half the width of the interval,
 and "effect" is what it is compared with, the published difference or the margin within which two values count as equal.
 Where half the width is smaller than the effect, an effect of this size would have been shown. Where no effect is given,
-none is published. An interval that excludes the value that it is compared with is not enough for a verdict where p is
-above 0.05 after the correction; then p is given."""
+no difference is published in this unit. An interval that alone would decide the claim is not enough for a verdict where
+p is above 0.05 after the correction; then p is given. "Second-hand" published values were read in another publication
+than the paper. A network in parentheses is the narrower one that was trained in place of the paper's."""
 ABOUT_RESULTS = """# Results
 
-One page per experiment. Each page states the command, n, and how the run differs from the paper. Pages whose rows are
-named are generated from the rows in [`docs/evidence`](../evidence) by `make results`, as is this table. Pages whose
-rows are "not kept" show numbers of version 0.1.0, whose rows were not stored with the repository.
+One page per experiment; `frankle2019.learning_rates` is on the page of `frankle2019.optimizers`,
+`frankle2020.interpolation` on that of `frankle2020.instability`, and `han2016.sizes` has none. Each page states the
+command, n, and how the run differs from the paper. Pages whose rows are named are generated from the rows in
+[`docs/evidence`](../evidence) by `make results`, as is this table. Pages whose rows are "not kept" show numbers of
+version 0.1.0, whose rows were not stored with the repository.
 [Claims](../claims.md) has the verdicts on all claims.
 
 | experiment | page | rows |

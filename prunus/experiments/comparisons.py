@@ -63,7 +63,7 @@ METRICS: Mapping[str, Metric] = {
         for after in ("", " after retraining")
     },
     "smallest file %": Metric(
-        "smallest file without loss", "% of the size", "a larger file", "a smaller file"
+        "smallest file without loss", "% of the dense file", "a larger file", "a smaller file"
     ),
     "pruned parameters": Metric("pruned parameters", "parameters", "more parameters", "fewer parameters"),
     "zeros added": Metric("zeros more than in the dense network", "pp", "more zeros", "fewer zeros"),

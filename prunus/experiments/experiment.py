@@ -70,6 +70,8 @@ class FigureSpec:
     """Whether the x axis is logarithmic; None: where it is the density."""
     invert_x: bool | None = None
     """Whether x falls to the right; None: where it is the density."""
+    y_log: bool = False
+    """Whether the y axis is logarithmic where all values are above zero."""
     source: str = "rows"
     """"rows": one row per level; "curves": one row per level and step."""
     curves: str = "curve"

@@ -132,7 +132,7 @@ deletion = Experiment(
     figures=(
         FigureSpec(
             "figure1a", "training error", "training error (cross-entropy, nats)", "Deletion without retraining",
-            x="remaining weights", x_label="remaining weights", invert_x=True,
+            x="remaining weights", x_label="remaining weights", invert_x=True, y_log=True,
         ),
     ),
     claims=tuple(
@@ -260,7 +260,7 @@ retraining = replace(
         FigureSpec(
             f"figure2.{kind}", f"{kind} error", f"{kind} error (cross-entropy, nats)",
             f"{kind.capitalize()} error after deletion in steps", x="deleted %",
-            x_label="deleted weights (sparsity, %)",
+            x_label="deleted weights (sparsity, %)", y_log=True,
         )
         for kind in ("training", "test")
     ),

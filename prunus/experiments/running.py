@@ -181,9 +181,19 @@ def _figures(
         title = f"{figure.title}{' – ' if networks else ''}{networks}{SIZE_MARKS[finished.size]}"
         below = "; ".join(filter(None, (invariants_line(plotted), missing)))
         footer = "\n".join(filter(None, (_size_line(settings, finished, group), below)))
-        axes = figure.x_label, figure.y_label, figure.log, figure.inverted, figure.references
         suffix = f"{figure.suffix}.{group}" if group else figure.suffix
-        figures[suffix] = FigureData(series, title, *axes, footer=footer, band=figure.band)
+        figures[suffix] = FigureData(
+            series,
+            title,
+            figure.x_label,
+            figure.y_label,
+            figure.log,
+            figure.inverted,
+            figure.y_log,
+            figure.references,
+            figure.band,
+            footer,
+        )
     return figures
 
 

@@ -44,6 +44,8 @@ class FigureData:
     """Whether the x axis is logarithmic."""
     invert_x: bool = False
     """Whether x decreases to the right."""
+    y_log: bool = False
+    """Whether the y axis is logarithmic where all values of curves are above zero."""
     references: Sequence[Reference] = ()
     band: str = "min to max"
     """What the bands of the curves are."""
@@ -54,6 +56,11 @@ class FigureData:
     def banded(self) -> bool:
         """Whether any curve has more than one replicate."""
         return any(curve.n > 1 for curve in self.series)
+
+    @property
+    def has_log_y(self) -> bool:
+        """Whether the y axis is logarithmic."""
+        return self.y_log and all(value > 0 for curve in self.series for value in (*curve.low, *curve.mean))
 
     @property
     def failed(self) -> bool:

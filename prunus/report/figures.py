@@ -9,7 +9,7 @@ import sys
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from prunus.errors import PrunusError
 from prunus.files import write_atomic
@@ -157,6 +157,8 @@ def _draw(figure: "Figure", drawing: FigureData, outside: bool) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if drawing.x_log:
         set_log_ticks(axes)
+    if drawing.has_log_y:
+        set_log_ticks(axes, "y")
     if drawing.invert_x:
         axes.invert_xaxis()
     legend = (figure if outside else axes).legend(
@@ -202,12 +204,17 @@ def _draw_curves(axes: "Axes", drawing: FigureData, band_opacity: float) -> dict
     return labels
 
 
-def set_log_ticks(axes: "Axes") -> None:
-    """Ticks at 1, 2 and 5 times powers of ten, or at every digit where the axis spans less than a power of ten."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+def set_log_ticks(axes: "Axes", which: Literal["x", "y"] = "x") -> None:
+    """Ticks at 1, 2 and 5 times powers of ten, or at every digit where the axis spans less than a power of ten.
 
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else range(1, 10)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
+    Evenly spaced ones where it spans a short part of one.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    logarithmic = LogLocator(subs=(1, 2, 5) if high > 10 * low else range(1, 10))
+    axis.set_major_locator(logarithmic if high > 2 * low else MaxNLocator(6))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())

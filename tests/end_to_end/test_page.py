@@ -283,7 +283,9 @@ addEventListener("load", () => {{
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("experiment")
     figures = {
-        name: FigureData([TICKET, OTHER], f"{name}_" * 30, "density (%)", "accuracy (%)", True, True)
+        name: FigureData(
+            [TICKET, OTHER], f"{name}_" * 30, "density (%)", "accuracy (%)", True, True, y_log=True
+        )
         for name in ("stop", "end")
     }
     long = "a_word_that_is_wider_than_400_pixels_on_a_phone_" * 2

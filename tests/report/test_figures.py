@@ -82,7 +82,13 @@ def num_red_pixels(png: Path) -> int:
 
 @pytest.mark.parametrize("log", [False, True])
 def test_figure_has_four_files_with_the_same_bytes_each_time(tmp_path: Path, log: bool) -> None:
-    about = {**ABOUT, "x_log": log, "invert_x": log, "footer": "invariants: 5 of 5 points passed"}
+    about = {
+        **ABOUT,
+        "x_log": log,
+        "y_log": log,
+        "invert_x": log,
+        "footer": "invariants: 5 of 5 points passed",
+    }
     first = save_line_plot(tmp_path / "a.b", CURVES, reference=PAPER, **about)
     (tmp_path / "again").mkdir()
     second = save_line_plot(tmp_path / "again" / "a.b", CURVES, reference=PAPER, **about)
@@ -100,6 +106,8 @@ def test_figure_has_four_files_with_the_same_bytes_each_time(tmp_path: Path, log
         assert f"<!-- {label} -->" in svg
     assert set(labels) <= set(page.texts)
     assert (page.figure["log"], page.figure["invert"]) == (log, log)
+    all_positive = min(min(curve.low) for curve in CURVES) > 0
+    assert page.figure["yLog"] == (log and all_positive)
     image = matplotlib.image.imread(first[0])
     assert image.shape[:2] == (675, 1050)
 

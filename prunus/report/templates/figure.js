@@ -15,7 +15,7 @@ for (const root of document.querySelectorAll("[data-figure]")) {
     const height = Math.round(Math.min(Math.max(0.5 * width, 280), 0.7 * Math.max(innerHeight, 500)));
     const visible = figure.curves.filter((_, i) => !hidden.has(i));
     const shown = (visible.length ? visible : figure.curves).flatMap(c => c.points.filter(drawable));
-    const [x, y] = [axis(shown.map(p => p[0]), log), axis(shown.flatMap(p => p.slice(1, 4)), false)];
+    const [x, y] = [axis(shown.map(p => p[0]), log), axis(shown.flatMap(p => p.slice(1, 4)), figure.yLog)];
     const yTicks = ticks(y, height / 50);
     const left = 14 + 7 * Math.max(...yTicks.map(t => t.text.length));
     const toX = v => left + (width - left - RIGHT) * (figure.invert ? 1 - x.place(v) : x.place(v));
@@ -89,7 +89,9 @@ for (const root of document.querySelectorAll("[data-figure]")) {
       const digits = high - low < 1 ? [1, 2, 3, 4, 5, 6, 7, 8, 9] : high - low < 4 ? [1, 2, 5] : [1];
       for (let power = Math.floor(low); power <= high; power++)
         for (const digit of digits) values.push(Number(`${digit}e${power}`));
-      return values.filter(v => Math.log10(v) >= low && Math.log10(v) <= high).map(v => ({ value: v, text: short(v) }));
+      const inside = values.filter(v => Math.log10(v) >= low && Math.log10(v) <= high);
+      if (inside.length > 1) return inside.map(v => ({ value: v, text: short(v) }));
+      [low, high, values.length] = [10 ** low, 10 ** high, 0];  // a short part of a decade has evenly spaced ticks
     }
     const rough = (high - low) / Math.max(count, 2), power = Math.floor(Math.log10(rough));
     const digit = [1, 2, 5, 10].find(d => d * 10 ** power >= rough * (1 - 1e-9));

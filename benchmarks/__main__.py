@@ -8,7 +8,7 @@ import torch
 NAMES = (
     "selection", "masked_step", "training_step", "density_cost", "evaluation", "supermask", "coding", "kmeans",
     "checkpoint", "demo", "lenets", "tickets", "invariant_checks", "layerwise", "structured", "coverage",
-    "slim", "slim_speed", "launchers",
+    "slim", "slim_speed", "launchers", "image_folder",
 )  # fmt: skip
 
 

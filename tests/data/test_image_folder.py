@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,3 +220,19 @@ def test_damaged_image_is_named_when_it_is_read(content, folder, tmp_path):
     assert path in data.train.paths
     with pytest.raises(DataError, match=r"Expected an image in .*white/3\.JPEG, which cannot be read"):
         prunus.train(make_model(), data, prunus.Recipe(1, 0.01, 8))
+
+
+def test_benchmark_reads_the_same_windows_with_both_readers(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    from benchmarks import image_folder as benchmark
+
+    split = benchmark.write_images(tmp_path, "500 x 375", 3)
+    for readers in benchmark.READERS.values():
+        ours, plain = (torch.cat(list(read(split))) for read in readers.values())
+        assert ours.shape == plain.shape == (3, 3, 224, 224)
+        assert (ours - plain).abs().mean() < 0.2 * ours.std()  # the windows are fractions of a pixel apart
+        assert (ours - plain.flip(3)).abs().mean() > 0.5 * ours.std()
+    monkeypatch.setattr(benchmark, "IMAGES", {"300 x 200": 2})
+    table = benchmark.run(rounds=1)
+    assert "300 x 200, training" in table
+    assert "300 x 200, evaluation" in table

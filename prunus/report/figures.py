@@ -205,9 +205,14 @@ def _draw_curves(axes: "Axes", drawing: FigureData, band_opacity: float) -> dict
 
 
 def set_log_ticks(axes: "Axes", which: Literal["x", "y"] = "x") -> None:
-    """Ticks at 1, 2 and 5 times powers of ten, or at every digit where the axis spans less than a power of ten.
+    """Make an axis logarithmic, with ticks at 1, 2 and 5 times powers of ten.
 
-    Evenly spaced ones where it spans a short part of one.
+    They are at every digit where the axis spans less than a power of ten, and evenly spaced where it ends at less than
+    twice its beginning.
+
+    Args:
+        axes: The axes, with their curves.
+        which: The axis.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 

@@ -128,7 +128,7 @@ def rows(directory):
 
 
 def figures(directory):
-    """The rows without their receipts."""
+    """The rows without their invariant reports."""
     return [{key: value for key, value in row.items() if key != "invariants"} for row in rows(directory)]
 
 
@@ -183,7 +183,7 @@ def test_masks_are_checked_to_be_nested_only_if_selected_within_earlier_ones():
 
 
 def test_arguments_modified_by_criteria_and_actions_do_not_affect_the_ticket():
-    """A criterion that meddles gives the ticket it would have given; an action that does fails its receipt."""
+    """A criterion that meddles gives the ticket it would have given; an action that does fails an invariant check."""
     honest = TicketSpec(DENSE, rounds=2)
     drifted = done(replace(honest, criterion="tiny_networks:drifting"), trained())
     assert rows(drifted) == rows(done(honest, trained()))

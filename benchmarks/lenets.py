@@ -48,6 +48,30 @@ def compress_once(job: tuple[str, int]) -> dict[str, float]:
     return result
 
 
+ROWS = {
+    "bytes": ("file, bytes", ",.0f"),
+    "ratio": ("dense bytes / file, ×", ".2f"),
+    "density": ("weights kept, %", ".2f"),
+    "dense error": ("test error, dense, %", ".3f"),
+    "error": ("test error, compressed, %", ".3f"),
+    "pruning": ("weights / kept weights, ×", ".2f"),
+    "P+Q": ("P+Q, without metadata, ×", ".2f"),
+    "P+Q+H": ("P+Q+H, without metadata, ×", ".2f"),
+    "Huffman saves %": ("Huffman codes save, % of P+Q", ".2f"),
+    "range saves over Huffman %": ("the range coder saves, % of P+Q+H", ".2f"),
+}
+"""Names with units, and formats."""
+
+
+def _row(key: str, values: list[float]) -> list[object]:
+    name, form = ROWS[key]
+    if key == "density":
+        values = [100 * value for value in values]
+    return [
+        name, f"{mean(values):{form}} ± {stdev(values):{form}}", f"{min(values):{form}} to {max(values):{form}}"
+    ]  # fmt: skip
+
+
 def run(names: tuple[str, ...] = ("lenet-300-100", "lenet-5")) -> str:
     jobs = [(name, seed) for name in names for seed in SEEDS]
     with multiprocessing.get_context("spawn").Pool(2) as pool:
@@ -55,10 +79,6 @@ def run(names: tuple[str, ...] = ("lenet-300-100", "lenet-5")) -> str:
     parts = []
     for name in names:
         measured = [result for job, result in zip(jobs, results, strict=True) if job[0] == name]
-        rows = [
-            [key, f"{mean(r[key] for r in measured):.4g} ± {stdev(r[key] for r in measured):.2g}",
-             f"{min(r[key] for r in measured):.4g} to {max(r[key] for r in measured):.4g}"]
-            for key in measured[0]
-        ]  # fmt: skip
+        rows = [_row(key, [result[key] for result in measured]) for key in measured[0]]
         parts.append(table([f"{name}, n = {len(measured)}", "mean ± std", "min to max"], rows))
     return "\n\n".join(parts)

@@ -10,7 +10,7 @@ from typing import Literal, Unpack
 import torch
 from torch import nn
 
-from prunus.data.examples import Calibration, Examples, as_examples, sample_examples
+from prunus.data.examples import Calibration, Examples, as_examples, map_tensors, sample_examples
 from prunus.errors import DensityError, NoEffectWarning, StatisticsError
 from prunus.masks import Masks, all_kept, apply_masks, mask_density
 from prunus.modules import check_initialized, uncompiled
@@ -84,7 +84,8 @@ def prune(
             errors, while all layers together keep `density`; None: the densities follow from `scope` and `density`.
         calibration: Examples, needed by methods that use some: a Dataset, of which the training split is used and the
             validation split to measure the errors of the report; a Split, a tensor, a tuple or a dict of tensors; or
-            a DataLoader or another iterable of batches, of which the first examples are used.
+            a DataLoader or another iterable of batches, of which the first examples are used. The selected examples
+            are moved to the device of the model.
         forward: (model, batch) -> outputs, with a batch as the loader yields it, or a pair (inputs, labels) of a
             Dataset or Split; None: the model is called with the inputs, or with the entries of a dict by name.
         loss: The loss that methods differentiate: a key of LOSSES, a Loss, or a function (outputs, batch) -> mean
@@ -126,7 +127,7 @@ def prune(
     check_initialized(model)
     weights, within = selection.weights, selection.within
     seeds = derive_seed(seed, "prune"), derive_seed(seed, "ties")
-    examples, measured = _select_examples(calibration, method.num_examples, seeds[0])
+    examples, measured = _select_examples(model, calibration, method.num_examples, seeds[0])
     options = {"densities='error_curves'": densities, "refit=True": refit, "recalibrate=True": recalibrate}
     _check_options(method, {**options, "forward": forward}, examples, loss)
     before = {name: weight.detach() for name, weight in weights.items()}
@@ -242,15 +243,24 @@ def densities_from_error_curves(
 
 
 def _select_examples(
-    calibration: Calibration | None, num_examples: int, seed: int
+    model: nn.Module, calibration: Calibration | None, num_examples: int, seed: int
 ) -> tuple[Examples | None, Examples | None]:
-    """Some calibration examples, and those that the errors of the report are measured on."""
+    """Some calibration examples, and those that the errors of the report are measured on, on the model's device."""
     if calibration is None:
         return None, None
-    examples = sample_examples(calibration, num_examples, seed)
+    examples = _on_device_of(model, sample_examples(calibration, num_examples, seed))
     if isinstance(calibration, Dataset):
-        return examples, as_examples(calibration.validation.take(num_examples))
+        return examples, _on_device_of(model, as_examples(calibration.validation.take(num_examples)))
     return examples, examples
+
+
+def _on_device_of(model: nn.Module, examples: Examples) -> Examples:
+    """The examples on the device of the model; as they are if its tensors are on several devices."""
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    if len(devices) != 1:
+        return examples
+    (device,) = devices
+    return Examples(map_tensors(lambda tensor: tensor.to(device), examples.batch))
 
 
 def _check_options(

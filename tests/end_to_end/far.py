@@ -85,8 +85,14 @@ def called(operation, *args, **kwargs):
     return tree_map_only(torch.Tensor, lambda out: far[id(out)] if id(out) in far else Far(out), result)
 
 
-if __name__ == "__main__":
+def add_device():
+    """Add the device to this process; it lasts as long as what is returned."""
     _setup_privateuseone_for_python_backend("far", backend_module=Device())
     fallback = torch.library.Library("_", "IMPL")
     fallback.fallback(called, "PrivateUse1")
+    return fallback
+
+
+if __name__ == "__main__":
+    fallback = add_device()
     main(sys.argv[1:])

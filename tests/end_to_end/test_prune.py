@@ -1,7 +1,9 @@
 """The command `prunus prune`: the file, the table of the layers, and errors in one sentence."""
 
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -324,3 +326,34 @@ def test_impossible_options_are_refused_in_one_sentence(arguments, code, words, 
 
 def test_data_set_must_be_named_for_a_model_that_is_not_built_in(run):
     assert "--data" in run("prune", "prune_nets:net", "--density=0.5", code=3).err
+
+
+MOVED = """
+import copy, torch, far, prunus
+kept = far.add_device()
+x, y = torch.randn(64, 12), torch.arange(64) % 3
+split = prunus.Split(x, y)
+pairs = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=16)
+forms = {
+    "dataset": prunus.Dataset("three", split, split, split, ("a", "b", "c")), "split": split, "tensor": x,
+    "pair": (x, y), "dict": {"input": x}, "loader": pairs,
+}
+for name, calibration in forms.items():
+    near = torch.nn.Linear(12, 3)
+    model = copy.deepcopy(near).to("far")
+    for network in (near, model):
+        prunus.prune(network, 0.5, criterion="sparse_gpt", calibration=calibration)
+    difference = (near.weight - torch.tensor(model.weight.tolist())).abs().max()
+    print(name, model.weight.device, bool(difference < 1e-6))
+"""
+
+
+def test_calibration_examples_are_moved_to_the_device_of_the_model():
+    """With the pretend device of `far.py`, which refuses operations on tensors of two devices."""
+    done = subprocess.run(
+        [sys.executable, "-c", MOVED],
+        cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    forms = ("dataset", "split", "tensor", "pair", "dict", "loader")
+    assert done.stdout.splitlines() == [f"{form} far:0 True" for form in forms]

@@ -304,6 +304,8 @@ CONTROL_FLOW = (
     "torch.cond, or prune a part of it"
 )
 EXPORT_ADVICE = {
+    "transformers.cache_utils": "turn off the cache of keys and values, which is an output: set "
+    "model.config.use_cache = False",
     "register a pytree": "let its forward return tensors, tuples, lists or dicts, or register the class of the output "
     "with torch.export.register_dataclass",
     "ScriptModule": "pass the Python module that was scripted or traced",

@@ -5,6 +5,7 @@ import pytest
 import torch
 from channel_checks import check_channels, covered_fraction, exact_channels
 
+from prunus.errors import ModelError
 from prunus.pruning.structured.analysis import analyze
 
 transformers = pytest.importorskip("transformers")
@@ -69,6 +70,15 @@ def test_groups_of_transformers_are_heads_and_hidden_units(name):
 def test_sampled_channels_of_transformers_are_right(name):
     # Patches, embeddings and classifiers are not covered; they are large in networks as small as these.
     assert check_network(name, 200) >= (0.7 if name == "vit" else 0.8)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_cache_among_the_outputs_is_refused_with_the_setting_that_turns_it_off():
+    model = make("LlamaForCausalLM", "LlamaConfig", **{**DECODER, "use_cache": True})
+    with pytest.raises(ModelError, match=r"DynamicCache.*; .* set model\.config\.use_cache = False\."):
+        analyze(model, WORDS)
+    model.config.use_cache = False
+    assert analyze(model, WORDS).groups
 
 
 OTHERS = {  # sizes, the kind of inputs, and the number of exact groups

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import BaseFileLock
 
-from prunus.errors import StoreError
+from prunus.errors import StoreError, StoreVersionError
 from prunus.files import TEMPORARY
 from prunus.runs.content import (
     ZEROS,
@@ -337,6 +337,8 @@ class RunDirectory:
         """Add to an error of reading what to do about a damaged run: the same command computes it again."""
         try:
             yield
+        except StoreVersionError:  # the run is not damaged
+            raise
         except StoreError as error:
             if ADVICE in str(error):
                 raise

@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from prunus.errors import StoreError
+from prunus.errors import StoreError, StoreVersionError
 from prunus.runs.content import Row, store_errors
 from prunus.runs.directory import RunDirectory
 from prunus.runs.environment import environment
@@ -358,9 +358,10 @@ class Store:
             except StoreError as error:
                 if not path.is_dir():
                     continue  # it was removed meanwhile
+                is_damaged = not isinstance(error, StoreVersionError)
+                advice = f" Remove {path.name} first, or use --force." if is_damaged else ""
                 raise StoreError(
-                    f"Whether the run {path.name} was made from {id} cannot be read: {error} Remove {path.name} "
-                    "first, or use --force."
+                    f"Whether the run {path.name} was made from {id} cannot be read: {error}{advice}"
                 ) from error
             if id in record.dependencies.values() and record.state in ("done", "running"):
                 users.append(f"{path.name} ({record.state})")

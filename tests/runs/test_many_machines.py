@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prunus.errors import StoreError, WorkerError
+from prunus.errors import StoreError, StoreVersionError, WorkerError
 from prunus.runs.content import read_json, write_json
 from prunus.runs.executors import run_plan, slurm
 from prunus.runs.executors import scheduler as scheduling
@@ -95,15 +95,76 @@ def test_the_clock_of_a_machine_does_not_count(store, monkeypatch):
     assert store.run(directory.id).seconds < 10
 
 
-def test_a_record_of_another_version_is_named(store):
+VERSION_ERROR = (
+    r"^{} was written by {}, and this is prunus [\d.]+; update prunus, or use that version, to read it\.$"
+)
+
+
+def change_json(path, **changes):
+    """Change fields of a JSON file, with the right digest; return its new content."""
+    write_json(path, {**read_json(path), **changes})
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "writer"),
+    [({"layout": 2}, "9.1"), ({"settings": {"layout": 2}}, "9.1"), ({"layout": 2}, None)],
+)
+def test_a_record_of_another_version_is_named_and_kept(changes, writer, store):
+    """It has a field or a setting that this version does not know."""
     start(store, Baseline())
-    path = store.directory(run_id(Baseline()), unfinished=True).path / "run.json"
-    record = read_json(path)
-    write_json(
-        path, {**record, "layout": 2, "environments": [{**record["environments"][0], "prunus": "9.1"}]}
-    )
-    with pytest.raises(StoreError, match=r"was written by prunus 9\.1, and this is prunus"):
-        store.run(run_id(Baseline()))
+    id = run_id(Baseline())
+    path = store.directory(id, unfinished=True).path / "run.json"
+    environments = [{**read_json(path)["environments"][0], **({"prunus": writer} if writer else {})}]
+    content = change_json(path, environments=environments, **changes)
+    by = "another version of prunus" if writer is None else f"prunus {writer}"
+    for use in (partial(store.run, id), partial(store.open, Baseline(), "test")):
+        with pytest.raises(StoreVersionError, match=VERSION_ERROR.format(path, by)):
+            use()
+    assert path.read_bytes() == content
+
+
+def test_a_run_of_another_version_is_not_to_be_removed_before_what_it_may_read(store):
+    for spec in (Baseline(), Baseline(seed=1)):
+        start(store, spec)
+    change_json(store.directory(run_id(Baseline()), unfinished=True).path / "run.json", layout=2)
+    with pytest.raises(
+        StoreError, match=r"cannot be read: .* update prunus, or use that version, to read it\.$"
+    ):
+        store.remove(run_id(Baseline(seed=1)))
+
+
+@pytest.mark.parametrize("in_entry", [False, True])
+def test_a_request_of_another_version_is_named_and_kept(in_entry, store):
+    store.request("lecun1990", "smoke", [({}, Baseline())], {})
+    (path,) = store.requests_path.iterdir()
+    (entry,) = read_json(path)["entries"]
+    content = change_json(path, **({"entries": [{**entry, "weight": 2}]} if in_entry else {"weight": 2}))
+    for use in (store.requests, partial(store.request, "lecun1990", "smoke", [], {})):
+        with pytest.raises(StoreVersionError, match=VERSION_ERROR.format(path, "another version of prunus")):
+            use()
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("sweep", "reason"),
+    [
+        ({"requested": [], "todo": {}, "retries": 3}, "was written by another version of prunus"),
+        ({"runs": []}, "was written by another version of prunus"),
+        ({"requested": []}, "is damaged: it does not list the runs"),
+        ({"requested": [], "todo": []}, "is damaged: it does not list the runs"),
+        ({"requested": ["a"], "todo": {"a": 1}}, "is damaged: it does not list the runs"),
+        ({"requested": ["a"], "todo": {}, "dependencies": {"a": 1}}, "is damaged: it does not list the runs"),
+    ],
+)
+def test_a_sweep_of_another_form_is_an_error_of_watch_and_not_of_pause(sweep, reason, store, run_cli):
+    write_sweep(store, make_plan(SPECS, store))
+    (path,) = store.path.glob("sweeps/*.json")
+    write_json(path, sweep)
+    running = store.open(SPECS[0], "test")
+    assert run_cli("runs", "watch", f"--store={store.path}", code=8).err.startswith(f"error: {path} {reason}")
+    assert "paused; 1 run running" in run_cli("runs", "pause", f"--store={store.path}").err
+    running.release()
 
 
 @pytest.mark.parametrize(

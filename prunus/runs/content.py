@@ -33,6 +33,14 @@ def store_errors(path: Path) -> Iterator[None]:
         yield
 
 
+def vanished(what: str) -> StoreError:
+    """Return the error for `what`, a store or a folder in it, which was there before."""
+    return StoreError(
+        f"{what} is not there any more: it was removed, or its disk vanished; mount the disk again, and run the same "
+        "command again."
+    )
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically.
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from prunus.errors import StoreError, StoreVersionError
-from prunus.runs.content import Row, store_errors
+from prunus.runs.content import Row, store_errors, vanished
 from prunus.runs.directory import RunDirectory
 from prunus.runs.environment import environment
 from prunus.runs.locking import acquire, is_locked
@@ -376,6 +376,8 @@ class Store:
         try:
             with os.scandir(self.runs_path) as entries:
                 names = sorted(entry.name for entry in entries if entry.is_dir())
+        except FileNotFoundError:
+            raise vanished(f"The store {self.path}") from None
         except OSError as error:
             raise StoreError(f"The store {self.path} cannot be read: {error.strerror or error}.") from error
         return (self.runs_path / name for name in names)

@@ -75,10 +75,39 @@ def test_a_worker_that_does_not_see_the_lock_of_its_sweep_does_nothing(store):
 def test_a_store_that_vanished_is_named(store, tmp_path):
     scheduler = RunScheduler(SPECS, store)
     shutil.rmtree(store.path)
-    with pytest.raises(StoreError, match=f"The store {store.path} cannot be read: No such file"):
+    with pytest.raises(StoreError, match=f"The store {store.path} is not there any more.* mount the disk"):
         scheduler.next()
     errors = do_missing_runs(MissingRuns(tuple(SPECS), store.path, "slurm", {}))
     assert "There is no store of runs at" in str(errors[run_id(SPECS[0])])
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_a_store_that_vanishes_during_a_training_is_named_and_not_created_again(step, store):
+    """In the first epoch, before there is a checkpoint, and in the second one."""
+
+    def remove(what, done, total):
+        if f"at step {step} of" in what and store.path.exists():
+            shutil.rmtree(store.path)
+
+    with pytest.raises(
+        StoreError, match=f"^The store {store.path} is not there any more.* same command again"
+    ):
+        run_plan(SPECS, store, executor="inline", progress=remove)
+    assert not store.path.exists()
+
+
+def test_a_folder_of_a_run_that_vanished_is_named(store):
+    directory = store.open(Baseline(), "test")
+    shutil.rmtree(directory.path)
+    for use in (
+        directory.record,
+        partial(directory.append_row, {"level": 0}),
+        partial(directory.write_steps, 1, 2),
+        partial(directory.checkpoint_path, "training-00"),
+    ):
+        with pytest.raises(StoreError, match=f"The folder {directory.path} is not there any more") as error:
+            use()
+        assert "prunus runs rm" not in str(error.value)
 
 
 def test_the_clock_of_a_machine_does_not_count(store, monkeypatch):

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from prunus.errors import StoreError, StoreVersionError, WorkerError
 from prunus.runs.content import read_json, write_json
@@ -34,6 +33,7 @@ HELPERS = Path(__file__).parents[1] / "helpers"
 sys.path.insert(0, str(HELPERS))
 
 from plan import DENSE, plan  # noqa: E402
+from same_runs import check_same  # noqa: E402
 from specs import Baseline  # noqa: E402
 
 SPECS = [replace(DENSE, replicate=replicate) for replicate in range(3)]
@@ -491,20 +491,13 @@ def test_ray_takes_an_address_or_none(options, address, run_cli, monkeypatch):
 EPOCHS = 50
 
 
-def check_equals_inline(store, tmp_path):
-    """Every run is done, at most one was begun twice, and all tensors have the bits of the executor `inline`."""
+def check_equals_inline(store, tmp_path, epochs=EPOCHS, lost=1):
+    """All runs have the numbers and bits of the executor `inline`, and `lost` attempts were lost, each of a run."""
     inline = Store(tmp_path / "inline")
-    run_plan(plan(EPOCHS), inline, executor="inline")
+    run_plan(plan(epochs), inline, executor="inline")
     assert store.ids() == inline.ids()
-    for run in inline.runs():
-        inline_directory, run_directory = (each.directory(run.id) for each in (inline, store))
-        assert inline_directory.curve() == run_directory.curve()
-        for file in inline_directory.path.glob("*.safetensors"):
-            expected, got = load_file(file), load_file(run_directory.path / file.name)
-            assert {k: v.numpy().tobytes() for k, v in expected.items()} == {
-                k: v.numpy().tobytes() for k, v in got.items()
-            }
-    assert sum(run.attempts - 1 for run in store.runs()) <= 1
+    check_same(store, inline, plan(epochs))
+    assert sorted(run.attempts for run in store.runs()) == [1] * (len(store.ids()) - lost) + [2] * lost
 
 
 def when_two_runs_are_running(store, act):
@@ -518,6 +511,16 @@ def when_two_runs_are_running(store, act):
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
     return thread
+
+
+@pytest.mark.slow
+def test_a_local_ray_gives_the_bits_of_inline(store, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HELPERS), *sys.path]))
+    run_plan(plan(), store, executor="ray", workers=2)
+    assert not ray.is_initialized()
+    assert {run.environment["executor"] for run in store.runs()} == {"ray"}
+    check_equals_inline(store, tmp_path, epochs=2, lost=0)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@
     ├── AccuracyError                 5   no settings keep the required accuracy
     ├── SpecError                     2   an invalid setting of a run
     ├── StoreError                    8   a store of runs that cannot be used
+    │   ├── StoreVersionError             a file of a store that another version of prunus wrote
     │   └── WorkerError                   a worker process that could not start, or was killed
     ├── TrainingError                 6
     │   ├── DivergenceError
@@ -101,6 +102,10 @@ class StoreError(PrunusError):
     """A store of runs, or a run in it, that is missing, damaged, or cannot be written."""
 
     exit_code = 8
+
+
+class StoreVersionError(StoreError):
+    """A file of a store that another version of prunus wrote, and that this one cannot read."""
 
 
 class WorkerError(StoreError):

@@ -52,11 +52,11 @@ def pause(store: StoreDir) -> None:
     """
     from prunus.report.formatting import pluralize
     from prunus.runs.store import Store
-    from prunus.runs.sweeps import pause, sweep_status
+    from prunus.runs.sweeps import pause
 
     opened = Store(store, create=False)
     pause(opened)
-    running = len(sweep_status(opened).running)
+    running = sum(map(opened.is_locked, opened.ids()))  # no file is read, which may be damaged
     log(f"paused; {pluralize(running, 'run')} running; `prunus runs resume --store {store}` continues")
 
 

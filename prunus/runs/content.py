@@ -9,13 +9,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prunus.errors import NonFiniteError, StoreError
+from prunus.errors import NonFiniteError, StoreError, StoreVersionError
 from prunus.files import os_errors, write_atomic
+from prunus.version import __version__
 
 Row = dict[str, Any]
 
@@ -30,6 +31,14 @@ def store_errors(path: Path) -> Iterator[None]:
     """Raise an OSError in the block as a StoreError that names `path`."""
     with os_errors(path, StoreError, ADVICE):
         yield
+
+
+def vanished(what: str) -> StoreError:
+    """Return the error for `what`, a store or a folder in it, which was there before."""
+    return StoreError(
+        f"{what} is not there any more: it was removed, or its disk vanished; mount the disk again, and run the same "
+        "command again."
+    )
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -134,6 +143,27 @@ def read_json(path: Path) -> dict[str, Any]:
     if value is None:
         raise StoreError(f"{path} is damaged: its content does not have the digest that was written with it.")
     return value
+
+
+def check_version(value: object, known: Collection[str], path: Path, writer: object = None) -> None:
+    """Raise an error if content of a file that is intact, but cannot be read, is that of another version of prunus.
+
+    Args:
+        value: The JSON object that was read.
+        known: The names of the fields that this version writes.
+        path: The file, which is named in errors.
+        writer: The version that wrote the file; None if the file does not state it.
+
+    Raises:
+        StoreVersionError: The object has a field that is not known, or the writer is not this version.
+    """
+    unknown = value.keys() - known if isinstance(value, Mapping) else ()
+    if unknown or writer not in (None, __version__):
+        by = "another version of prunus" if writer in (None, __version__) else f"prunus {writer}"
+        raise StoreVersionError(
+            f"{path} was written by {by}, and this is prunus {__version__}; update prunus, or use that version, to "
+            "read it."
+        )
 
 
 def read_rows(path: Path) -> list[Row]:

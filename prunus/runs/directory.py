@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import BaseFileLock
 
-from prunus.errors import StoreError
+from prunus.errors import StoreError, StoreVersionError
 from prunus.files import TEMPORARY
 from prunus.runs.content import (
     ZEROS,
@@ -35,6 +35,7 @@ from prunus.runs.content import (
     read_file,
     read_rows,
     store_errors,
+    vanished,
     write_file,
 )
 from prunus.runs.record import RECORD, RunRecord, check_id, read_record, write_record
@@ -166,12 +167,13 @@ class RunDirectory:
         """Return the file of `name`, which a training may also write its checkpoint to.
 
         Raises:
-            StoreError: `name` is not the name of a file.
+            StoreError: `name` is not the name of a file, or the directory is not there any more.
         """
         if not _NAME.fullmatch(name):
             raise StoreError(
                 f"Expected a name of letters, digits, '.', '-' and '_' for tensors, got {name!r}; choose another."
             )
+        self._check_exists()  # a training creates the folder of its checkpoint
         return self.path / f"{name}.safetensors"
 
     def remove(self, name: str) -> None:
@@ -292,6 +294,11 @@ class RunDirectory:
         times = [path.stat().st_mtime for path in self.path.iterdir() if path.is_file()]
         return max(0.0, max(times, default=started) - started)
 
+    def _check_exists(self) -> None:
+        """Raise StoreError if the directory is not there any more: only the store creates it, when it opens the run."""
+        if not self.path.is_dir():
+            raise vanished(f"The folder {self.path}")
+
     def _check_may_write(self) -> None:
         """Raise StoreError if the directory is read-only, or another process has taken the run over."""
         if self.read_only:
@@ -337,7 +344,10 @@ class RunDirectory:
         """Add to an error of reading what to do about a damaged run: the same command computes it again."""
         try:
             yield
+        except StoreVersionError:  # the run is not damaged
+            raise
         except StoreError as error:
+            self._check_exists()
             if ADVICE in str(error):
                 raise
             store = self.path.parent.parent

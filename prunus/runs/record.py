@@ -2,15 +2,15 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from prunus.errors import StoreError
-from prunus.runs.content import Row, read_json, write_json
+from prunus.runs.content import Row, check_version, read_json, write_json
 from prunus.runs.settings import all_settings, canonical_json, flatten_settings, nondefault_settings
 from prunus.runs.spec import RunSpec, code_digests, make_id, run_id
-from prunus.version import __version__
 
 RECORD = "run.json"
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]*-[0-9a-f]{16}")
@@ -122,13 +122,11 @@ def from_plain(value: Mapping[str, Any], path: Path) -> RunRecord:
 
 
 def _check_version(value: Mapping[str, Any], path: Path) -> None:
-    """Raise StoreError if a record that cannot be read was written by another version of prunus."""
-    environments = (value.get("environments") if isinstance(value, dict) else None) or [{}]
-    writer = environments[-1].get("prunus", __version__)
-    if writer != __version__:
-        raise StoreError(
-            f"{path} was written by prunus {writer}, and this is prunus {__version__}; install that version to read it."
-        )
+    """Raise StoreVersionError if a record that cannot be read was written by another version of prunus."""
+    writer = None
+    with suppress(KeyError, IndexError, TypeError):  # of a record that has another form
+        writer = value["environments"][-1]["prunus"]
+    check_version(value, RunRecord.__dataclass_fields__, path, writer)
 
 
 def check_id(record: RunRecord, path: Path) -> RunRecord:
@@ -145,6 +143,7 @@ def check_id(record: RunRecord, path: Path) -> RunRecord:
         StoreError: The ID is not the one that the kind, the settings and the digests of the record give.
     """
     if not _ID.fullmatch(record.id) or record.id != make_id(record.kind, record.settings, record.code):
+        _check_version(to_plain(record), path)
         raise StoreError(f"{path} is damaged: its settings are not those of the run {record.id}.")
     return record
 

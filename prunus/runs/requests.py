@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prunus.errors import StoreError
-from prunus.runs.content import read_json, write_json
+from prunus.runs.content import check_version, read_json, write_json
 from prunus.runs.settings import canonical_json
 from prunus.runs.spec import HEX
 
@@ -96,9 +96,12 @@ def request_from_plain(value: Mapping[str, Any], path: Path) -> Request:
         The request.
 
     Raises:
-        StoreError: A field of the request, or of one of its runs, is missing, unknown or of another type.
+        StoreError: A field of the request, or of one of its runs, is missing, of another type, or of another version.
     """
     try:
+        check_version(value, Request.__dataclass_fields__, path)
+        for entry in value["entries"]:
+            check_version(entry, RequestedRun.__dataclass_fields__, path)
         entries = tuple(RequestedRun(**entry) for entry in value["entries"])
         request = Request(**{**value, "entries": entries})
         for field, kind in (("experiment", str), ("size", str), ("settings", Mapping), ("number", int)):

@@ -21,8 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from prunus.errors import StoreError
-from prunus.runs.content import Row, store_errors
+from prunus.errors import StoreError, StoreVersionError
+from prunus.runs.content import Row, store_errors, vanished
 from prunus.runs.directory import RunDirectory
 from prunus.runs.environment import environment
 from prunus.runs.locking import acquire, is_locked
@@ -358,9 +358,10 @@ class Store:
             except StoreError as error:
                 if not path.is_dir():
                     continue  # it was removed meanwhile
+                is_damaged = not isinstance(error, StoreVersionError)
+                advice = f" Remove {path.name} first, or use --force." if is_damaged else ""
                 raise StoreError(
-                    f"Whether the run {path.name} was made from {id} cannot be read: {error} Remove {path.name} "
-                    "first, or use --force."
+                    f"Whether the run {path.name} was made from {id} cannot be read: {error}{advice}"
                 ) from error
             if id in record.dependencies.values() and record.state in ("done", "running"):
                 users.append(f"{path.name} ({record.state})")
@@ -375,6 +376,8 @@ class Store:
         try:
             with os.scandir(self.runs_path) as entries:
                 names = sorted(entry.name for entry in entries if entry.is_dir())
+        except FileNotFoundError:
+            raise vanished(f"The store {self.path}") from None
         except OSError as error:
             raise StoreError(f"The store {self.path} cannot be read: {error.strerror or error}.") from error
         return (self.runs_path / name for name in names)

@@ -8,7 +8,8 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from prunus.runs.content import read_json, store_errors, write_file, write_json
+from prunus.errors import StoreError
+from prunus.runs.content import check_version, read_json, store_errors, write_file, write_json
 from prunus.runs.locking import is_locked
 from prunus.runs.plan import Plan, seconds_per_unit, with_dependents
 from prunus.runs.record import RunRecord
@@ -93,16 +94,24 @@ def sweep_status(store: Store) -> SweepStatus:
         The IDs of the runs by state, and the time that is left.
 
     Raises:
-        StoreError: A file of the store is damaged or cannot be read.
+        StoreError: A file of the store is damaged, of another version, or cannot be read.
     """
     active = are_workers_active(store)  # first: a command that ends meanwhile has written its last states
     costs: dict[str, tuple[str, float] | None] = {}
     dependencies: dict[str, list[str]] = {}
     for path in sorted((store.path / "sweeps").glob("[!.]*.json")):
         sweep = read_json(path)
-        costs |= {id: costs.get(id) for id in sweep["requested"]}
-        costs |= {id: (unit, number) for id, (unit, number) in sweep["todo"].items()}
-        dependencies |= sweep.get("dependencies", {})  # a store of an earlier version has none
+        # Not left out: the command that wrote it may still compute runs, and they would be missing in what is reported.
+        check_version(sweep, ("requested", "todo", "dependencies"), path)
+        try:
+            costs |= {id: costs.get(id) for id in sweep["requested"]}
+            costs |= {id: (unit, number) for id, (unit, number) in sweep["todo"].items()}
+            needed = sweep.get("dependencies", {})  # a store of an earlier version has none
+            dependencies |= {id: [*needed[id]] for id in needed if id in costs}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{path} is damaged: it does not list the runs of a command ({error!r}); remove the file."
+            ) from error
     runs = store.runs()
     records = {run.id: run for run in runs if run.id in costs}
     states = {id: records[id].state if id in records else "waiting" for id in costs}

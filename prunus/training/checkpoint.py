@@ -17,7 +17,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from prunus.errors import CheckpointError
-from prunus.files import create_folder, why_not_writable, write_atomic
+from prunus.files import why_not_writable, write_atomic
 from prunus.training.identity import Identity, digest, identity_differences
 from prunus.training.state import add_prefix, strip_prefix
 
@@ -38,7 +38,7 @@ def save_checkpoint(
     """Write a checkpoint; a reader never sees a part of it.
 
     Args:
-        path: The file; its folders are created.
+        path: The file. Its folder must exist.
         identity: The identity of the training.
         tensors: The tensors by name.
         values: The JSON values by name.
@@ -50,7 +50,6 @@ def save_checkpoint(
     # Cloned, because safetensors refuses tensors that share memory, as tied weights do.
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     metadata = json.dumps({**values, "identity": identity.values})
-    create_folder(path.parent)
     try:
         content = to_bytes(tensors, {"prunus": metadata, "digest": digest(tensors, metadata)})
     except SafetensorError as error:

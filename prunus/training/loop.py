@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prunus.data.validation import check_dataset
 from prunus.errors import CheckpointError, SpecError
+from prunus.files import create_folder
 from prunus.masks import Masks
 from prunus.registry import check_callbacks
 from prunus.seeds import derive_seed
@@ -105,6 +106,7 @@ def train(
         CheckpointError: The checkpoint is damaged, or belongs to another training.
     """
     path = None if checkpoint is None else Path(checkpoint)
+    new_folder = None if path is None or path.parent.exists() else path.parent
     copies_state = any(part is not None for part in (path, observer, start))
     check_backend(backend)
     check_callbacks(report=report, progress=progress)
@@ -142,6 +144,9 @@ def train(
             observer.observe(run)
         if progress is not None:
             progress("training", run.done, recipe.epochs * steps_per_epoch(recipe, data.train))
+        # Once, and not if it existed: a folder that vanishes during the training, with its disk, must not reappear.
+        if new_folder is not None:
+            create_folder(new_folder)
         while not run.is_finished(data.train):
             set_modes(modes)
             epoch = run.epoch if run.network is None else partial(train_sparse_epoch, run, run.network)

@@ -14,8 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from prunus.errors import DivergenceError, InvariantWarning, SpecError, StatisticsError, StoreError
 from prunus.runs.executors import inline, run_plan
@@ -35,44 +33,10 @@ HELPERS = Path(__file__).parents[1] / "helpers"
 sys.path.insert(0, str(HELPERS))
 
 from plan import DENSE, RECIPE, plan  # noqa: E402
+from same_runs import check_same, with_dependencies  # noqa: E402
 
-TIMES = {"seconds"}
 EXECUTORS = ("inline", "processes")
 """Those that need one machine; the others are tested in test_many_machines.py."""
-
-
-def with_dependencies(specs) -> list:
-    """The specs and what they need, needs first."""
-    unique: dict = {}
-    for spec in specs:
-        for spec_or_dependency in [*with_dependencies(spec.dependencies().values()), spec]:
-            unique[run_id(spec_or_dependency)] = spec_or_dependency
-    return list(unique.values())
-
-
-def numbers(store: Store, spec):
-    """All numbers of a finished run but times: rows, curves, summary."""
-    directory = store.directory(run_id(spec))
-    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in directory.rows()]
-    summary = {k: v for k, v in directory.record().summary.items() if k not in TIMES}
-    return rows, directory.curve(), summary
-
-
-def tensors(store: Store, spec):
-    path = store.directory(run_id(spec)).path
-    return {file.name: load_file(file) for file in sorted(path.glob("*.safetensors"))}
-
-
-def check_same(store, other, specs):
-    """Both stores hold equal numbers and bit-identical tensors of the specs and of what they need."""
-    for spec in with_dependencies(specs):
-        assert numbers(store, spec) == numbers(other, spec)
-        raised, theirs = tensors(store, spec), tensors(other, spec)
-        assert raised.keys() == theirs.keys()
-        for file, unique in raised.items():
-            assert unique.keys() == theirs[file].keys()
-            for name, tensor in unique.items():
-                assert torch.equal(tensor, theirs[file][name]), (file, name)
 
 
 def files(path: Path) -> dict[str, tuple[int, int]]:

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from prunus.errors import StoreError, WorkerError
+from prunus.errors import StoreError, StoreVersionError, WorkerError
 from prunus.runs.content import read_json, write_json
 from prunus.runs.executors import run_plan, slurm
 from prunus.runs.executors import scheduler as scheduling
@@ -34,6 +33,7 @@ HELPERS = Path(__file__).parents[1] / "helpers"
 sys.path.insert(0, str(HELPERS))
 
 from plan import DENSE, plan  # noqa: E402
+from same_runs import check_same  # noqa: E402
 from specs import Baseline  # noqa: E402
 
 SPECS = [replace(DENSE, replicate=replicate) for replicate in range(3)]
@@ -75,10 +75,39 @@ def test_a_worker_that_does_not_see_the_lock_of_its_sweep_does_nothing(store):
 def test_a_store_that_vanished_is_named(store, tmp_path):
     scheduler = RunScheduler(SPECS, store)
     shutil.rmtree(store.path)
-    with pytest.raises(StoreError, match=f"The store {store.path} cannot be read: No such file"):
+    with pytest.raises(StoreError, match=f"The store {store.path} is not there any more.* mount the disk"):
         scheduler.next()
     errors = do_missing_runs(MissingRuns(tuple(SPECS), store.path, "slurm", {}))
     assert "There is no store of runs at" in str(errors[run_id(SPECS[0])])
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_a_store_that_vanishes_during_a_training_is_named_and_not_created_again(step, store):
+    """In the first epoch, before there is a checkpoint, and in the second one."""
+
+    def remove(what, done, total):
+        if f"at step {step} of" in what and store.path.exists():
+            shutil.rmtree(store.path)
+
+    with pytest.raises(
+        StoreError, match=f"^The store {store.path} is not there any more.* same command again"
+    ):
+        run_plan(SPECS, store, executor="inline", progress=remove)
+    assert not store.path.exists()
+
+
+def test_a_folder_of_a_run_that_vanished_is_named(store):
+    directory = store.open(Baseline(), "test")
+    shutil.rmtree(directory.path)
+    for use in (
+        directory.record,
+        partial(directory.append_row, {"level": 0}),
+        partial(directory.write_steps, 1, 2),
+        partial(directory.checkpoint_path, "training-00"),
+    ):
+        with pytest.raises(StoreError, match=f"The folder {directory.path} is not there any more") as error:
+            use()
+        assert "prunus runs rm" not in str(error.value)
 
 
 def test_the_clock_of_a_machine_does_not_count(store, monkeypatch):
@@ -95,15 +124,76 @@ def test_the_clock_of_a_machine_does_not_count(store, monkeypatch):
     assert store.run(directory.id).seconds < 10
 
 
-def test_a_record_of_another_version_is_named(store):
+VERSION_ERROR = (
+    r"^{} was written by {}, and this is prunus [\d.]+; update prunus, or use that version, to read it\.$"
+)
+
+
+def change_json(path, **changes):
+    """Change fields of a JSON file, with the right digest; return its new content."""
+    write_json(path, {**read_json(path), **changes})
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "writer"),
+    [({"layout": 2}, "9.1"), ({"settings": {"layout": 2}}, "9.1"), ({"layout": 2}, None)],
+)
+def test_a_record_of_another_version_is_named_and_kept(changes, writer, store):
+    """It has a field or a setting that this version does not know."""
     start(store, Baseline())
-    path = store.directory(run_id(Baseline()), unfinished=True).path / "run.json"
-    record = read_json(path)
-    write_json(
-        path, {**record, "layout": 2, "environments": [{**record["environments"][0], "prunus": "9.1"}]}
-    )
-    with pytest.raises(StoreError, match=r"was written by prunus 9\.1, and this is prunus"):
-        store.run(run_id(Baseline()))
+    id = run_id(Baseline())
+    path = store.directory(id, unfinished=True).path / "run.json"
+    environments = [{**read_json(path)["environments"][0], **({"prunus": writer} if writer else {})}]
+    content = change_json(path, environments=environments, **changes)
+    by = "another version of prunus" if writer is None else f"prunus {writer}"
+    for use in (partial(store.run, id), partial(store.open, Baseline(), "test")):
+        with pytest.raises(StoreVersionError, match=VERSION_ERROR.format(path, by)):
+            use()
+    assert path.read_bytes() == content
+
+
+def test_a_run_of_another_version_is_not_to_be_removed_before_what_it_may_read(store):
+    for spec in (Baseline(), Baseline(seed=1)):
+        start(store, spec)
+    change_json(store.directory(run_id(Baseline()), unfinished=True).path / "run.json", layout=2)
+    with pytest.raises(
+        StoreError, match=r"cannot be read: .* update prunus, or use that version, to read it\.$"
+    ):
+        store.remove(run_id(Baseline(seed=1)))
+
+
+@pytest.mark.parametrize("in_entry", [False, True])
+def test_a_request_of_another_version_is_named_and_kept(in_entry, store):
+    store.request("lecun1990", "smoke", [({}, Baseline())], {})
+    (path,) = store.requests_path.iterdir()
+    (entry,) = read_json(path)["entries"]
+    content = change_json(path, **({"entries": [{**entry, "weight": 2}]} if in_entry else {"weight": 2}))
+    for use in (store.requests, partial(store.request, "lecun1990", "smoke", [], {})):
+        with pytest.raises(StoreVersionError, match=VERSION_ERROR.format(path, "another version of prunus")):
+            use()
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("sweep", "reason"),
+    [
+        ({"requested": [], "todo": {}, "retries": 3}, "was written by another version of prunus"),
+        ({"runs": []}, "was written by another version of prunus"),
+        ({"requested": []}, "is damaged: it does not list the runs"),
+        ({"requested": [], "todo": []}, "is damaged: it does not list the runs"),
+        ({"requested": ["a"], "todo": {"a": 1}}, "is damaged: it does not list the runs"),
+        ({"requested": ["a"], "todo": {}, "dependencies": {"a": 1}}, "is damaged: it does not list the runs"),
+    ],
+)
+def test_a_sweep_of_another_form_is_an_error_of_watch_and_not_of_pause(sweep, reason, store, run_cli):
+    write_sweep(store, make_plan(SPECS, store))
+    (path,) = store.path.glob("sweeps/*.json")
+    write_json(path, sweep)
+    running = store.open(SPECS[0], "test")
+    assert run_cli("runs", "watch", f"--store={store.path}", code=8).err.startswith(f"error: {path} {reason}")
+    assert "paused; 1 run running" in run_cli("runs", "pause", f"--store={store.path}").err
+    running.release()
 
 
 @pytest.mark.parametrize(
@@ -401,20 +491,13 @@ def test_ray_takes_an_address_or_none(options, address, run_cli, monkeypatch):
 EPOCHS = 50
 
 
-def check_equals_inline(store, tmp_path):
-    """Every run is done, at most one was begun twice, and all tensors have the bits of the executor `inline`."""
+def check_equals_inline(store, tmp_path, epochs=EPOCHS, lost=1):
+    """All runs have the numbers and bits of the executor `inline`, and `lost` attempts were lost, each of a run."""
     inline = Store(tmp_path / "inline")
-    run_plan(plan(EPOCHS), inline, executor="inline")
+    run_plan(plan(epochs), inline, executor="inline")
     assert store.ids() == inline.ids()
-    for run in inline.runs():
-        inline_directory, run_directory = (each.directory(run.id) for each in (inline, store))
-        assert inline_directory.curve() == run_directory.curve()
-        for file in inline_directory.path.glob("*.safetensors"):
-            expected, got = load_file(file), load_file(run_directory.path / file.name)
-            assert {k: v.numpy().tobytes() for k, v in expected.items()} == {
-                k: v.numpy().tobytes() for k, v in got.items()
-            }
-    assert sum(run.attempts - 1 for run in store.runs()) <= 1
+    check_same(store, inline, plan(epochs))
+    assert sorted(run.attempts for run in store.runs()) == [1] * (len(store.ids()) - lost) + [2] * lost
 
 
 def when_two_runs_are_running(store, act):
@@ -428,6 +511,16 @@ def when_two_runs_are_running(store, act):
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
     return thread
+
+
+@pytest.mark.slow
+def test_a_local_ray_gives_the_bits_of_inline(store, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HELPERS), *sys.path]))
+    run_plan(plan(), store, executor="ray", workers=2)
+    assert not ray.is_initialized()
+    assert {run.environment["executor"] for run in store.runs()} == {"ray"}
+    check_equals_inline(store, tmp_path, epochs=2, lost=0)
 
 
 @pytest.mark.slow

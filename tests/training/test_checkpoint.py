@@ -2,6 +2,7 @@
 
 import copy
 import random
+import shutil
 import struct
 
 import numpy as np
@@ -272,3 +273,16 @@ def test_a_folder_that_cannot_be_made_is_named_before_the_training(tmp_path):
     for folder in ("broken", "a\nb"):
         with pytest.raises(CheckpointError, match="No checkpoint can be written to"):
             train(network(), dataset(), RECIPE, checkpoint=tmp_path / folder / "c", report=pytest.fail)
+
+
+def test_a_folder_that_vanishes_during_a_training_is_not_created_again(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def remove(what, done, total):
+        if done == 0:
+            shutil.rmtree(folder)
+
+    with pytest.raises(CheckpointError, match="cannot be written: No such file"):
+        train(network(), dataset(), RECIPE, checkpoint=folder / "run", progress=remove)
+    assert not folder.exists()

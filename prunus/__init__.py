@@ -13,6 +13,7 @@ is first used, so that `prunus --help` does not import torch.
 import ast
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 
@@ -31,11 +32,35 @@ _ORIGINS = _read_origins()
 __all__ = sorted(_ORIGINS)
 
 
+def _document_fields(kind: type) -> None:
+    """Append the texts below the fields of a dataclass to its docstring, which is what `help` shows."""
+    import inspect
+    from textwrap import fill
+
+    try:
+        (definition,) = ast.parse(inspect.getsource(kind)).body
+    except OSError:  # without the source
+        return
+    lines = []
+    for pair in pairwise(getattr(definition, "body", [])):
+        match pair:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                text = " ".join(text.split())
+                lines.append(fill(f"{name}: {text}", 88, initial_indent=" " * 4, subsequent_indent=" " * 8))
+    if lines:
+        kind.__doc__ = "\n".join([inspect.getdoc(kind) or "", "", "Attributes:", *lines])
+
+
 def __getattr__(name: str) -> object:
     """Import a public name, or a module such as `prunus.errors`, when it is first used."""
     module, original_name = _ORIGINS.get(name, ("prunus", name))
     if module != "prunus":
         value: object = getattr(import_module(module), original_name)
+        if isinstance(value, type) and hasattr(value, "__dataclass_fields__"):
+            _document_fields(value)
     elif not name.startswith("_") and find_spec(f"prunus.{name}"):
         value = import_module(f"prunus.{name}")
     else:

@@ -89,6 +89,9 @@ class Masks(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._masks)
 
+    def __repr__(self) -> str:
+        return f"Masks(density={self.density:.4g}, tensors={len(self)})"
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "Masks":
         made = self.bind(self.model)
         # The copy of a model that contains these masks has no parameters yet, so that it is not checked.

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -450,3 +451,17 @@ def test_masks_of_gradients_that_are_sparse_or_complex():
     masks = prunus.Masks(other, {"weight": torch.eye(4).bool()})
     masks.apply()
     assert int(other.weight.count_nonzero()) == 4
+
+
+def test_results_print_as_tables_or_one_line_each():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    plan = prunus.slim(model, torch.zeros(1, 4), density=0.5)
+    assert repr(plan) == "SlimPlan(groups=1, macs=(48, 24))"
+    assert str(plan) == str(plan.report)
+    pruned = prunus.prune(model, 0.5)
+    assert repr(pruned) == "Pruned(density=0.5, tensors=2)"
+    assert str(pruned) == str(pruned.report)
+    assert pruned == replace(pruned)
+    assert pruned != replace(pruned, skipped={})
+    assert repr(pruned.masks) == "Masks(density=0.5, tensors=2)"
+    assert repr(prunus.quantize(model, bits=2)) == "CodebookConstraint(tensors=2, centroids=8)"

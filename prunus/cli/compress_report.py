@@ -102,9 +102,7 @@ def compress_and_report(
                 _show(result, inspection, title, out, dense_test, test)
                 if zeros["after"]:
                     before, after = (f"{100 * mean(layers.values()):.0f} %" for layers in zeros.values())
-                    echo(
-                        f"zeros {before} before, {after} after compression, of the inputs of a layer on average"
-                    )
+                    echo(f"zero activations: {before} → {after} (inputs of layers, mean over layers)")
             stdout().flush()
         finally:
             write_page(
@@ -179,4 +177,4 @@ def _show(
     echo(f"file  {out}: {inspection.file_bytes:,} bytes, compression ratio {ratio}")
     before, after = format_quality(dense_test), format_quality(test)
     echo(f"test  {quality} {before} before, {after} after compression")
-    echo(f"rest  {describe_skipped(result.model, result.skipped)}")
+    echo(describe_skipped(result.model, result.skipped))

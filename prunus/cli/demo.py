@@ -20,8 +20,8 @@ def demo(
 ) -> None:
     """Train LeNet-300-100 on MNIST, compress it to less than 2 % of its size, and write a report page.
 
-    Writes lenet-300-100.prunus and report.html. Files of an earlier demo are overwritten. Other files with these names
-    are overwritten only with --force.
+    Writes lenet-300-100.prunus and report.html. Files of an earlier demo are
+    overwritten. Other files with these names are overwritten only with --force.
 
     Example: prunus demo --open
     """

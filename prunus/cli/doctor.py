@@ -16,9 +16,11 @@ def doctor(
 ) -> None:
     """Check the installation: versions, CPU and GPUs, data sets, run store, optional packages and the cache.
 
-    Ends with exit code 1 and one line per problem on stderr if another command would fail: a package cannot be
-    imported, torch and numpy do not work together, a data set is missing and cannot be downloaded, or the store cannot
-    be written. Missing optional packages are not problems. This command creates and downloads nothing.
+    Ends with exit code 1 and one line per problem on stderr if another command
+    would fail: a package cannot be imported, torch and numpy do not work
+    together, a data set is missing and cannot be downloaded, or the store cannot
+    be written. Missing optional packages are not problems. This command creates
+    and downloads nothing.
 
     Example: prunus doctor --store store
     """

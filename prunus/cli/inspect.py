@@ -7,8 +7,8 @@ from prunus.cli.output import clean, echo, echo_json, echo_table
 def inspect(file: File, max_bytes: MaxBytes = None, as_json: AsJson = False) -> None:
     """Show the size of each tensor in a compressed file. The sizes add up to the size of the file.
 
-    Bits are averages per stored entry, before and after entropy coding. The fraction is the size in the file relative
-    to the size in memory.
+    Bits are averages per stored entry, before and after entropy coding. The
+    fraction is the size in the file relative to the size in memory.
 
     Example: prunus inspect demo/lenet-300-100.prunus
     """

@@ -84,7 +84,27 @@ Force = Annotated[bool, flag("--force", "Overwrite existing files, except those 
 
 MAX_SEED = 2**63 - 1
 """The largest seed: a signed 64-bit integer, as `prunus.seeds` derives seeds for torch."""
-Seed = Annotated[int, option("N", "Seed of all random numbers.", lowest=0, highest=MAX_SEED)]
+
+
+def _check_seed(seed: int) -> int:
+    if seed > MAX_SEED:
+        raise typer.BadParameter(f"{seed} is not in the range 0 to {MAX_SEED}.")
+    return seed
+
+
+def seed_option(text: str) -> Any:
+    """Make an option for a seed from 0 to `MAX_SEED`, whose help does not show the end of the range, which is long.
+
+    Args:
+        text: The help text.
+
+    Returns:
+        An option for `typing.Annotated`.
+    """
+    return typer.Option(metavar="N", help=text, min=0, callback=_check_seed)
+
+
+Seed = Annotated[int, seed_option("Seed of all random numbers.")]
 THREADS = (
     "Number of CPU threads. More threads speed up large networks, but slow down ones as small as the LeNets. Results "
     "are reproducible only with the same number."

@@ -146,6 +146,6 @@ def _show(report: Any, recalibrate: bool) -> None:
     echo_table(header, rows, text_columns=2, title=title)
     damping = f", damping {report.damping:.3g}" if report.damping else ""
     echo(f"all    {formatting.format_density(report.density)} kept in {report.seconds:.1f} s{damping}")
-    echo(f"rest   {report.not_pruned}")
+    echo(report.not_pruned)
     if recalibrate:
-        echo(f"norms  {report.num_recalibrated} recalibrated")
+        echo(f"BatchNorm layers recalibrated: {report.num_recalibrated}")

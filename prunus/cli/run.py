@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from prunus.cli.interrupts import Interrupted
-from prunus.cli.options import MAX_SEED, AsJson, Force, StoreDir, argument, flag, option, optional
+from prunus.cli.options import AsJson, Force, StoreDir, argument, flag, option, optional, seed_option
 from prunus.cli.output import echo, echo_json, log
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run(
     full: Annotated[bool, flag("--full", "Run the size of the paper.")] = False,
     out: Out = None,
     replicates: Annotated[int | None, optional("N", REPLICATES, lowest=1, highest=MAX_REPLICATES)] = None,
-    seed: Annotated[int, option("N", "Number of the first replicate.", lowest=0, highest=MAX_SEED)] = 0,
+    seed: Annotated[int, seed_option("Number of the first replicate.")] = 0,
     store: StoreDir = STORE,
     executor: Annotated[str, option("NAME", EXECUTOR, complete="executor")] = "processes",
     workers: Annotated[int | None, optional("N", WORKERS, lowest=1)] = None,
@@ -66,10 +66,10 @@ def run(
 ) -> None:
     """Run an experiment of a paper: its claims with their verdicts, its table and its figures.
 
-    The runs that the store lacks are computed in several processes, or on
-    several machines that share its folder. If a command was killed, the same
-    command continues it. Earlier results of the same experiment are
-    replaced; other files only with --force.
+    The runs that the store lacks are computed in several processes, or on several
+    machines that share its folder. If a command was killed, the same command
+    continues it. Earlier results of the same experiment are replaced; other files
+    only with --force.
 
     Example: prunus run zhou2019.criteria --smoke --store store
     """
@@ -115,9 +115,10 @@ def figure(
 ) -> None:
     """Draw the page of an experiment again from the finished runs in a store.
 
-    The page shows the last request whose runs are all finished. If there is none, it shows the finished runs, with a
-    note. Networks that this request lacks are added from requests that differ only in the network, the backend and
-    the dtype of autocast.
+    The page shows the last request whose runs are all finished. If there is none,
+    it shows the finished runs, with a note. Networks that this request lacks are
+    added from requests that differ only in the network, the backend and the dtype
+    of autocast.
 
     Example: prunus figure zhou2019.criteria --store store --out figures
     """

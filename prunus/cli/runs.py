@@ -96,8 +96,9 @@ def save(
 ) -> None:
     """Write the final network of a run to a compressed file.
 
-    For a ticket, this is the network after its last level; for a supermask, the network under its most probable mask.
-    Weights that were generated from a seed are stored as the seed and the mask.
+    For a ticket, this is the network after its last level; for a supermask, the
+    network under its most probable mask. Weights that were generated from a seed
+    are stored as the seed and the mask.
 
     Example: prunus runs save supermask-3f mask.prunus --store store
     """

@@ -18,8 +18,9 @@ def watch(
 ) -> None:
     """Show how many of the requested runs are finished, and the estimated remaining time, until they have ended.
 
-    A line is printed when something has changed. The command ends when no run is running and no command works on the
-    store, also after a failure; runs that depend on a failed one count as failed. With --json, the state is printed
+    A line is printed when something has changed. The command ends when no run is
+    running and no command works on the store, also after a failure; runs that
+    depend on a failed one count as failed. With --json, the state is printed
     once, with the steps of each run.
 
     Example: prunus runs watch --store store

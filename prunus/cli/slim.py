@@ -205,17 +205,17 @@ def _show(
     rows = [(row[0], row[-1], *row[1:-1]) for row in rows]
     echo_table((header[0], header[-1], *header[1:-1]), rows, text_columns=2, footer=1)
     for text in report.refused:
-        echo(f"fixed  {text}")
+        echo(f"refused  {text}")
     if tests is not None:
         before, after = (format_quality(test) for test in tests)
         echo(
-            f"test   {quality_name(tests[0])} before removal {before}, after removal without retraining {after}"
+            f"test     {quality_name(tests[0])} before removal {before}, after removal without retraining {after}"
         )
     for batch_size, measured in times:
         low, middle, high = measured.speedup
         echo(
-            f"time   batch {batch_size}: {1000 * measured.before:.2f} ms → {1000 * measured.after:.2f} ms, "
-            f"{middle:.2f} × as fast (quartiles {low:.2f} to {high:.2f}, n = {measured.n})"
+            f"time     batch {batch_size}: {1000 * measured.before:.2f} ms → {1000 * measured.after:.2f} ms, "
+            f"{middle:.2f}× as fast (quartiles {low:.2f} to {high:.2f}, n = {measured.n})"
         )
-    echo(f"file   {path}, {path.stat().st_size:,} bytes")
-    echo(f"page   {page}")
+    echo(f"file     {path}, {path.stat().st_size:,} bytes")
+    echo(f"page     {page}")

@@ -14,6 +14,15 @@ from prunus.text_tables import text_table
 from prunus.training import EpochMetrics, Evaluation
 from prunus.types import MaskDict
 
+STAGE_LABELS = {
+    "dense": "dense",
+    "pruned": "P",
+    "quantized": "P + Q",
+    "huffman": "P + Q + H",
+    "range": "P + Q + range coder",
+}
+"""What tables and charts call each stage."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -103,9 +112,9 @@ class Compressed:
             density = 100 * stage.num_kept / total
             rows.append(
                 (
-                    stage.name,
+                    STAGE_LABELS.get(stage.name, stage.name),
                     f"{stage.bytes:,}",
-                    f"{self.stages[0].bytes / stage.bytes:.1f}x",
+                    f"{self.stages[0].bytes / stage.bytes:.1f}×",
                     f"{density:.1f} % ({100 - density:.1f} %)",
                     _quality(stage.validation),
                 )

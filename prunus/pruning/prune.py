@@ -38,7 +38,7 @@ from prunus.types import Dataset, Density, MaskDict, Params, Progress, Scores, n
 
 @dataclass(frozen=True)
 class Pruned:
-    """What `prune` returns."""
+    """What `prune` returns. `print` shows the report."""
 
     masks: Masks
     report: PruneReport
@@ -49,6 +49,12 @@ class Pruned:
     def density(self) -> float:
         """The fraction of the pruned layers' weights that is kept."""
         return self.report.density
+
+    def __str__(self) -> str:
+        return str(self.report)
+
+    def __repr__(self) -> str:
+        return f"Pruned(density={self.density:.4g}, tensors={len(self.masks)})"
 
 
 def prune(

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prunus.compression.container.inspect import Average, FileInspection, TensorStats
-from prunus.compression.result import Compressed
+from prunus.compression.result import STAGE_LABELS, Compressed
 from prunus.files import write_atomic
 from prunus.report.compression_charts import (
     StageRow,
@@ -46,13 +46,13 @@ SETTING_NAMES = {
 """Labels of the settings of a recipe, other than their names."""
 
 STAGES = {
-    "dense": ("dense", "all weights in float32"),
-    "pruned": ("P", "pruned: the remaining weights and their positions"),
-    "quantized": ("P + Q", "quantized: a short code in place of each weight"),
-    "huffman": ("P + Q + H", "codes and positions Huffman-coded"),
-    "range": ("P + Q + range coder", "codes and positions range-coded instead"),
+    "dense": "all weights in float32",
+    "pruned": "pruned: the remaining weights and their positions",
+    "quantized": "quantized: a short code in place of each weight",
+    "huffman": "codes and positions Huffman-coded",
+    "range": "codes and positions range-coded instead",
 }
-"""Label and description of each stage."""
+"""The description of each stage."""
 
 MAX_LAYERS = 12
 """Layers whose weights are drawn, so that the page of a network of many layers stays small."""
@@ -173,7 +173,8 @@ def stage_rows(compressed: Compressed, inspection: FileInspection) -> list[Stage
         size = stage.bytes if stage.name == "dense" else stage.bytes + inspection.metadata_bytes
         rows.append(
             StageRow(
-                *STAGES.get(stage.name, (stage.name, "")),
+                STAGE_LABELS.get(stage.name, stage.name),
+                STAGES.get(stage.name, ""),
                 bytes=size,
                 ratio=dense / size,
                 density=stage.num_kept / num_weights,

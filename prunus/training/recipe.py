@@ -20,17 +20,21 @@ class Recipe:
     epochs: int
     """0: the weights stay as they are, for example to prune without training again."""
     learning_rate: float
+    """What the schedule and the warm-up multiply."""
     batch_size: int
     """The number of examples of an optimizer step."""
     optimizer: str = "adam"
     """A key of `prunus.training.optimizers.OPTIMIZERS`."""
     momentum: float = 0.0
+    """Of the optimizers "sgd", "nesterov" and "rmsprop"; the others do not use it."""
     weight_decay: float = 0.0
+    """Decoupled from the gradient in "adamw", added to the gradient as an L2 penalty in the other optimizers."""
     lr_schedule: str = "constant"
     """How the learning rate changes: a key of `prunus.training.recipe.LR_SCHEDULES`."""
     penalty: str = "none"
     """A penalty on the weights, added to the loss: a key of `prunus.training.optimizers.PENALTIES`."""
     penalty_strength: float = 0.0
+    """λ of the penalty."""
     augmentation: str = "none"
     """How the images of a batch are changed: a key of `prunus.training.augmentation.AUGMENTATIONS`."""
     patience: int | None = None

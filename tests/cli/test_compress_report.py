@@ -1,4 +1,6 @@
-"""What `prunus compress` prints before its work."""
+"""What `prunus compress` prints before and after its work."""
+
+import re
 
 import pytest
 from torch import nn
@@ -37,3 +39,14 @@ def test_the_test_split_is_evaluated_by_the_requested_backend(digits, tmp_path, 
         settings={}, train=False, backend="dense",
     )  # fmt: skip
     assert backends == ["dense", "dense"]
+
+
+def test_lines_below_the_table_can_be_read_alone(digits, tmp_path, capsys):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
+    compress_and_report(
+        model, digits, "without-training", title="", out=tmp_path / "a", page=tmp_path / "b", as_json=False,
+        settings={}, train=False,
+    )  # fmt: skip
+    skipped, zeros = capsys.readouterr().out.splitlines()[-3:-1]
+    assert skipped == "2.4 % of all parameters (22 of 910) were not pruned: 1.bias, 3.bias (bias)."
+    assert re.fullmatch(r"zero activations: \d+ % → \d+ % \(inputs of layers, mean over layers\)", zeros)

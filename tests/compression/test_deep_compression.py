@@ -158,7 +158,9 @@ def test_compress_refuses_an_unwritable_path_before_work(trained, digits, tmp_pa
 def test_compressed_prints_a_table_and_converts_to_json(compressed):
     header, *rows = str(compressed).splitlines()
     assert header.split()[:3] == ["stage", "bytes", "ratio"]
-    assert [row.split()[0] for row in rows] == list(STAGES)
+    labels = ["dense", "P", "P + Q", "P + Q + H", "P + Q + range coder"]
+    assert [row.split("  ")[0] for row in rows] == labels
+    assert all("× " in row for row in rows)
     assert f"{compressed.file_bytes:,}" in rows[-1]
     content = json.loads(json.dumps(compressed.to_json()))
     assert [stage["name"] for stage in content["stages"]] == list(STAGES)

@@ -1,11 +1,13 @@
 """Guards against forgetting: public names, registries, errors and commands, their documentation, and light imports."""
 
 import importlib
+import inspect
 import os
 import pickle
 import re
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 from sources import ROOT
@@ -52,6 +54,22 @@ def test_public_names_are_imported_when_they_are_used():
     assert not hasattr(prunus, "_train")
     with pytest.raises(ImportError):
         exec("from prunus import tarin")
+
+
+def test_help_of_dataclasses_shows_the_texts_of_their_fields():
+    documented = [name for name in prunus.__all__ if "Attributes:" in (getattr(prunus, name).__doc__ or "")]
+    assert {"Recipe", "CompressionRecipe", "Compressed", "Pruned", "Statistics", "Dataset"} <= {*documented}
+    text = inspect.getdoc(prunus.Recipe)
+    assert all(f"\n    {setting.name}: " in text for setting in fields(prunus.Recipe))
+    assert "momentum: Of the optimizers" in text
+
+
+def test_every_setting_of_a_recipe_is_in_the_docs():
+    page = (ROOT / "docs" / "training.md").read_text()
+    cells = " ".join(re.findall(r"^\| (`.+?) \|", page, re.MULTILINE))
+    assert {setting.name for setting in fields(prunus.Recipe)} - {"source"} <= {
+        *re.findall(r"`(\w+)`", cells)
+    }
 
 
 def test_star_import_gives_all_names_and_they_can_be_pickled():

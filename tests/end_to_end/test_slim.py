@@ -87,9 +87,9 @@ def test_table_has_layers_coupling_times_and_what_is_left_alone(run_cli, folder)
     ).out  # fmt: skip
     assert "16 → 8" in printed
     assert printed.count("first.weight") == 2  # first and second are coupled
-    assert "the tensor is an output of the model" in printed
-    assert "time   batch 1:" in printed
-    assert "time   batch 32:" in printed
+    assert "refused  output (output): the tensor is an output of the model" in printed
+    assert "time     batch 1:" in printed
+    assert "time     batch 32:" in printed
     smaller = prunus.load("a.prunus", into=__import__("slim_nets").net())
     assert smaller.second.weight.shape == (8, 8)
 
@@ -106,7 +106,7 @@ def test_test_errors_are_those_of_the_two_networks(run_cli, folder):
     )
     assert result["n"] == len(data.test)
     printed = run_cli("slim", "slim_nets:net", *options, "--force").out
-    assert f"test   error before removal {result['dense_test_error']:.1f} %" in printed
+    assert f"test     error before removal {result['dense_test_error']:.1f} %" in printed
     assert f", after removal without retraining {result['test_error']:.1f} %" in printed
 
 

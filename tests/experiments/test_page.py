@@ -94,6 +94,18 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert "49" not in " ".join(hostile.words)
 
 
+def test_smoke_size_has_no_verdicts(tmp_path: Path) -> None:
+    result = write_results({**content_with("word"), "size": "smoke"}, {}, tmp_path)
+    for text in (
+        result.text,
+        *(path.read_text() for path in result.files if path.suffix in (".md", ".html")),
+    ):
+        assert "no verdict (smoke size)" in text
+        assert "holds:" not in text
+        assert "<b>holds</b>" not in text
+        assert "**holds**" not in text
+
+
 def test_page_needs_no_other_file_and_runs_one_script(tmp_path: Path) -> None:
     text = written("plain", tmp_path)
     page = Html(text)

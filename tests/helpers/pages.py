@@ -36,7 +36,7 @@ def content_with(word):
     return {
         **dict.fromkeys((*words, "about_comparisons"), word),
         "experiment": "n",
-        "size": "smoke",
+        "size": "default",
         "verdicts": [verdict],
         "published": [{"where": {"curve": word}, "metric": word, "value": 1.0, "source": word}],
         "published_rows": [(word, word, word)],

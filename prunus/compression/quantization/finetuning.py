@@ -51,6 +51,10 @@ class CodebookConstraint:
         self._firsts = {name: _first_weights(tensor) for name, tensor in quantized.items()}
         self._hooks = OptimizerHooks(model, list(quantized), self._constrain_gradient, self._after_step)
 
+    def __repr__(self) -> str:
+        centroids = sum(codebook.numel() for codebook in self.codebooks.values())
+        return f"CodebookConstraint(tensors={len(self.quantized)}, centroids={centroids})"
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "CodebookConstraint":
         """The model is copied only where it is copied in the same call, as for `Masks`."""
         return CodebookConstraint(memo.get(id(self.model), self.model), self.result())

@@ -22,7 +22,7 @@ from prunus.pruning.structured.verify import check_training_mode, removal_error
 
 @dataclass
 class SlimPlan:
-    """The channels to remove from a model.
+    """The channels to remove from a model. `print` shows the report.
 
     Example:
         >>> import prunus; from torch import Tensor, nn
@@ -57,6 +57,13 @@ class SlimPlan:
     def report(self) -> SlimReport:
         """Channels, parameters and MACs of each layer before and after the removal."""
         return describe_plan(self.model, self.analysis, self.removed)
+
+    def __str__(self) -> str:
+        return str(self.report)
+
+    def __repr__(self) -> str:
+        macs = self.analysis.macs(), self.analysis.macs(self.removed)
+        return f"SlimPlan(groups={len(self.groups)}, macs={macs})"
 
     def apply(self, optimizer: torch.optim.Optimizer | None = None, masks: Masks | None = None) -> nn.Module:
         """Remove the channels from the model, in place.

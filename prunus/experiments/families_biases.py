@@ -28,7 +28,7 @@ from prunus.seeds import derive_seed
 from prunus.training import train
 from prunus.types import Dataset
 
-_SOURCE = "Common practice"
+_SOURCE = "a common assumption, without a published number"
 BIASES, AS_MANY, SAME_FRACTION = "biases", "as many weights", "the same fraction of the weights"
 
 

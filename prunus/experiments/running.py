@@ -10,7 +10,13 @@ from prunus.errors import SpecError, UnknownNameError
 from prunus.experiments.experiment import Experiment, FigureSpec
 from prunus.experiments.joining import join_requests, requests_to_draw
 from prunus.experiments.page import describe, missing_runs, repeat_command
-from prunus.experiments.provenance import collect_texts, run_settings, setting_text, size_texts
+from prunus.experiments.provenance import (
+    collect_texts,
+    narrowed_networks,
+    run_settings,
+    setting_text,
+    size_texts,
+)
 from prunus.experiments.results import Result, write_results
 from prunus.experiments.rows import (
     SIZES,
@@ -160,6 +166,8 @@ def _figures(
     """One figure for each network, by the suffix of its files; none where it selects no row or no run is finished."""
     figures = {}
     by_group = group_rows(({"group": "", **row} for row in rows), ("group",))
+    groups = [entry.label.get("group", "") for entry in finished.entries]
+    narrowed = narrowed_networks(zip(groups, (settings[entry.id] for entry in finished.entries), strict=True))
     for (group,), members in by_group.items():
         selected = figure.select(members)
         plotted = [row for row in selected if figure.y in row and figure.x in row]
@@ -177,7 +185,9 @@ def _figures(
         networks = "; ".join(filter(None, dict.fromkeys(row["network"] for row in plotted)))
         # Of a function that makes the only network of an experiment, nothing; of a user's function, the name alone.
         named = re.sub(r"prunus\.experiments\.\w+:\w+, |[\w.]+:(?=\w)", "", networks)
-        networks = f"{group}, {named}" if group and "prunus.experiments." in networks else named
+        # The footer names the function that narrows a network.
+        group_name = f"{group} (narrowed)" if group in narrowed else group
+        networks = f"{group_name}, {named}" if group and "prunus.experiments." in networks else named
         title = f"{figure.title}{' – ' if networks else ''}{networks}{SIZE_MARKS[finished.size]}"
         below = "; ".join(filter(None, (invariants_line(plotted), missing)))
         footer = "\n".join(filter(None, (_size_line(settings, finished, group), below)))

@@ -52,7 +52,7 @@ NETWORKS: Mapping[str, LargeNetwork] = {
         ("l1", "thinet", "regression", "slimming"),
     ),
     "resnet": LargeNetwork(
-        "resnet-56", reference(networks.narrow_resnet_20), 3000, 6, 1e-3, 1e-3, ("l1", "sss")
+        "resnet-56", reference(networks.narrow_resnet_20), 10_000, 15, 1e-3, 1e-3, ("l1", "sss")
     ),
     "preresnet": LargeNetwork(
         "preresnet-164", reference(networks.narrow_preresnet_20), 10_000, 15, 1e-5, 4e-4, ("slimming",)
@@ -217,9 +217,9 @@ structures = Experiment(
         "networks that are trained from scratch are the same; only the fine-tuned ones differ.",
         "Fine-tuning is computed in float32, also where the other trainings are in bfloat16.",
         "SSS removes the blocks with the smallest factors up to the same fraction of the multiply-accumulates.",
-        "In the default size, VGG and PreResNet are trained for 2,355 steps, ResNet and DenseNet for 282. With fewer "
-        "steps, Scratch-B, which has twice as many, was further above fine-tuning in both networks that were trained "
-        "for both numbers of steps.",
+        "In the default size, VGG, ResNet and PreResNet are trained for 2,355 steps, DenseNet for 282. With fewer steps, "
+        "Scratch-B, which has twice as many, was further above fine-tuning in each network that was trained for both "
+        "numbers of steps.",
     ),
     networks=tuple(NETWORKS),
     metrics=("test accuracy", "change", "MACs %", "parameters %", "epochs"),
@@ -263,7 +263,7 @@ filters = Experiment(
         "are removed once, and thus the same weights.",
         "Claims are about structures that are pruned once; iterative ones keep half of the multiply-accumulates in "
         "each of two rounds. The published values of this table are not known, so that they are orderings.",
-        "In the default size, VGG is trained for 2,355 steps and ResNet for 282.",
+        "In the default size, networks are trained for 2,355 steps, where the paper has 110,000.",
     ),
     networks=("vgg", "resnet"),
     unused=lambda settings: ("finetune", "penalty", "methods", "calibration_examples"),

@@ -217,9 +217,9 @@ structures = Experiment(
         "networks that are trained from scratch are the same; only the fine-tuned ones differ.",
         "Fine-tuning is computed in float32, also where the other trainings are in bfloat16.",
         "SSS removes the blocks with the smallest factors up to the same fraction of the multiply-accumulates.",
-        "In the default size, VGG, ResNet and PreResNet are trained for 2,355 steps, DenseNet for 282. With fewer steps, "
-        "Scratch-B, which has twice as many, was further above fine-tuning in each network that was trained for both "
-        "numbers of steps.",
+        "In the default size, VGG, ResNet and PreResNet are trained for 2,355 steps, DenseNet for 282. With fewer "
+        "steps, Scratch-B, which has twice as many, was further above fine-tuning in each network that was trained for "
+        "both numbers of steps.",
     ),
     networks=tuple(NETWORKS),
     metrics=("test accuracy", "change", "MACs %", "parameters %", "epochs"),

@@ -296,4 +296,4 @@ def default_size(experiment: Experiment) -> str:
     specs = [spec for _, spec in experiment.labeled_runs("default", [0], {})]
     sizes = size_texts(run_settings(all_settings(spec), experiment.unused) for spec in specs)
     parts = [", ".join(experiment.networks), *sizes, f"n = {experiment.num_replicates('default')} or more"]
-    return "; ".join(parts) + (f" ({experiment.replicate})" if experiment.replicate else "")
+    return "; ".join(parts) + (f" ({experiment.differs_by})" if experiment.differs_by else "")

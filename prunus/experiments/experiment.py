@@ -128,8 +128,8 @@ class Experiment:
     """The keys that distinguish the rows of a curve in the table."""
     replicates: tuple[int, int, int] = (1, 5, 5)
     """Numbers of replicates of the sizes smoke, default and full."""
-    replicate: str = ""
-    """What a replicate is, where it is not a training of its own."""
+    differs_by: str = ""
+    """What differs between replicates, where that is not the seed of the training."""
     unused: Callable[[Mapping[str, Any]], Collection[str]] | None = None
     """Maps the settings of a run to those, or groups of those, that it does not use; they are not listed."""
     select: Callable[[Sequence[Row]], Sequence[Row]] = list

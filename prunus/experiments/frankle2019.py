@@ -174,10 +174,10 @@ def with_speedups(rows: Sequence[Row]) -> list[Row]:
     best: dict[tuple[Any, ...], float] = {}
     result = []
     for row in rows:
-        of_replicate, level, own = (row.get("group"), row["replicate"]), row["level"], row["stop_step"]
+        of_replicate, level, stop = (row.get("group"), row["replicate"]), row["level"], row["stop_step"]
         dense, new = (stops.get((*of_replicate, *where)) for where in ((TICKET, 0), (REINITIALIZED, level)))
-        speedups = {BEFORE_DENSE: dense, BEFORE_NEW: new} if row["curve"] == TICKET and level and own else {}
-        added = {name: mean(steps) / own for name, steps in speedups.items() if steps}
+        speedups = {BEFORE_DENSE: dense, BEFORE_NEW: new} if row["curve"] == TICKET and level and stop else {}
+        added = {name: mean(steps) / stop for name, steps in speedups.items() if steps}
         if BEFORE_DENSE in added:
             best[of_replicate] = max(added[BEFORE_DENSE], best.get(of_replicate, 0.0))
         result.append({**row, **added})

@@ -151,14 +151,14 @@ def with_sparsity_without_loss(rows: Sequence[Row]) -> list[Row]:
     """
     added: list[Row] = []
     for members in group_rows(rows, ("curve", "replicate")).values():
-        reached = 0.0
+        highest = 0.0
         for row in sorted(members, key=lambda row: row["pruned %"]):
             if row["accuracy lost"] > MAX_LOSS:
                 break
-            reached = row["pruned %"]
+            highest = row["pruned %"]
         left_out = ("pruned %", "accuracy lost")
         same = {key: value for key, value in members[0].items() if key not in left_out}
-        added.append({**same, WITHOUT_LOSS: reached})
+        added.append({**same, WITHOUT_LOSS: highest})
     return [*rows, *added]
 
 

@@ -277,6 +277,6 @@ one_shot = Experiment(
     described=("recalibrated",),
     points=("sparsity %",),
     note="Test accuracy in percent. The spread is over calibration examples.",
-    replicate="calibration examples of one network",
+    differs_by="calibration examples of one network",
     unused=lambda settings: ("epochs", "examples") if settings.get("weights") else (),
 )  # fmt: skip

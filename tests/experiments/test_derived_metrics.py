@@ -37,16 +37,16 @@ def test_speedups_divide_the_iterations_of_other_networks_by_those_of_the_ticket
 
 
 @pytest.mark.parametrize(
-    ("lost", "reached"), [([0.1, 0.2, 0.3], 80.0), ([0.1, 0.3, 0.2], 50.0), ([0.3, 0.0, 0.0], 0.0)]
+    ("lost", "highest"), [([0.1, 0.2, 0.3], 80.0), ([0.1, 0.3, 0.2], 50.0), ([0.3, 0.0, 0.0], 0.0)]
 )
-def test_sparsity_without_loss_ends_at_the_first_network_that_loses_more(lost, reached):
+def test_sparsity_without_loss_ends_at_the_first_network_that_loses_more(lost, highest):
     rows = [
         {"curve": "L2", "replicate": 4, "pruned %": sparsity, "accuracy lost": value}
         for sparsity, value in zip((50.0, 80.0, 90.0), lost, strict=True)
     ]
     *unchanged, added = with_sparsity_without_loss(rows[::-1])
     assert unchanged == rows[::-1]
-    assert added == {"curve": "L2", "replicate": 4, WITHOUT_LOSS: reached}
+    assert added == {"curve": "L2", "replicate": 4, WITHOUT_LOSS: highest}
 
 
 def test_error_increase_is_added_to_whole_networks_only():

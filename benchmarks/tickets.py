@@ -81,7 +81,7 @@ def ours(epochs: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
         started = time.perf_counter()
-        run_plan(specs(epochs), store, executor="processes", workers=CORES, say=lambda line: None)
+        run_plan(specs(epochs), store, executor="processes", workers=CORES, log=lambda line: None)
         wall = time.perf_counter() - started
         rows = [row for record in store.runs() for row in store.directory(record.id).rows()]
         steps = sum(row["steps"] for row in rows)

@@ -64,7 +64,7 @@ def main(docs: Path = DOCS) -> list[Path]:
                 sources.setdefault(name, []).append(evidence.name)
         for name, files in sources.items():
             experiment = lookup("experiment", EXPERIMENTS, name)
-            result = draw_experiment(experiment, store, Path(folder) / "drawn", report=print)
+            result = draw_experiment(experiment, store, Path(folder) / "drawn", log=print)
             pages.append(write_page(docs, files, result, str(store.path)))
         write_claims(docs, claims(store.path), str(store.path))
     write_overview(docs / "results")

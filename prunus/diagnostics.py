@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from prunus.errors import DataError
+from prunus.errors import DataError, describe_cause
 from prunus.files import why_not_writable
 from prunus.version import __version__
 
@@ -111,7 +111,7 @@ def _versions() -> Iterator[Finding]:
         return  # a finding above
     except Exception as error:
         problem = (
-            f"torch {_version('torch')} and numpy {_version('numpy')} do not work together ({_describe(error)}); "
+            f"torch {_version('torch')} and numpy {_version('numpy')} do not work together ({describe_cause(error)}); "
             "install versions that do: pip install --upgrade torch numpy"
         )
         yield Finding("versions", "torch with numpy", "do not work together", problem)
@@ -182,7 +182,7 @@ def _cache() -> Iterator[Finding]:
         kernels = [value for value in vars(import_module(COMPILED)).values() if hasattr(value, "stats")]
         path = kernels[0].stats.cache_path
     except Exception as error:
-        yield Finding("cache", "numba", f"unknown ({_describe(error)})")
+        yield Finding("cache", "numba", f"unknown ({describe_cause(error)})")
         return
     reason = "none" if path is None else why_not_writable(Path(path))
     location = f"{path}: " if path is not None else ""
@@ -192,7 +192,7 @@ def _cache() -> Iterator[Finding]:
 def _import_problem(name: str, error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name == name:
         return f"{name} is not installed: pip install {name}"
-    return f"{name} cannot be imported ({_describe(error)}); install it again."
+    return f"{name} cannot be imported ({describe_cause(error)}); install it again."
 
 
 def _version(name: str) -> str:
@@ -200,8 +200,3 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "unknown version"
-
-
-def _describe(error: BaseException) -> str:
-    line = next(iter(str(error).strip().splitlines()), "").rstrip(".")
-    return f"{type(error).__name__}: {line}"

@@ -195,3 +195,13 @@ class UnusedCentroidsWarning(UserWarning):
 def reason_of(error: BaseException) -> str:
     """The first line of the message of an error that is not blank; the name of its class where there is none."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def describe_cause(error: BaseException) -> str:
+    """The type of an error, and the first line of its message that is not blank, without a period at the end.
+
+    >>> describe_cause(ValueError("Too large.")), describe_cause(KeyError())
+    ('ValueError: Too large', 'KeyError')
+    """
+    line = next((line for line in str(error).splitlines() if line.strip()), "").strip().rstrip(".")
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -177,7 +177,7 @@ def check_writable(path: AnyPath, *, force: bool = False, inputs: Iterable[AnyPa
             )
         if reason := why_not_writable(target.parent):
             raise OutputError(
-                f"{name} cannot be written: {reason}; is {Path(name).parent} a folder you may write to?"
+                f"{name} cannot be written: {reason}; make {Path(name).parent} writable, or name another folder."
             )
 
 
@@ -202,12 +202,14 @@ def create_folder(path: AnyPath) -> None:
     """Create the folder `path` and its parents, if they do not exist. Raises OutputError."""
     name = os.fspath(path)
     if has_control_characters(name):
-        raise OutputError(f"The folder {name!r} cannot be made: its name has control characters.")
+        raise OutputError(
+            f"The folder {name!r} cannot be created: its name has control characters; name another folder."
+        )
     try:
         Path(name).mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         raise OutputError(
-            f"The folder {name} cannot be made: {getattr(error, 'strerror', None) or error}."
+            f"The folder {name} cannot be created: {getattr(error, 'strerror', None) or error}; name another folder."
         ) from error
 
 

@@ -251,6 +251,9 @@ class Masks(Mapping[str, Tensor]):
 def clear_bits(tensor: Tensor, bits: Tensor) -> None:
     """Set entries to +0.0 in place, also NaN and infinity.
 
+    A tensor that is not strided, the gradient of an embedding with `sparse=True`, is multiplied by 0 instead, so that
+    NaN and infinity become NaN there.
+
     Args:
         tensor: Of any layout; changed in place.
         bits: Integers of the same shape: 0 clears an entry, -1, all of whose bits are 1, keeps it.
@@ -263,7 +266,7 @@ def clear_bits(tensor: Tensor, bits: Tensor) -> None:
     if tensor.layout != torch.strided:  # gradients of an embedding with sparse=True
         tensor.mul_(bits != 0)
     elif tensor.is_complex():
-        torch.view_as_real(tensor).mul_((bits != 0).unsqueeze(-1))
+        tensor.masked_fill_(bits == 0, 0)
     else:
         tensor.view(INTEGERS[tensor.itemsize]).bitwise_and_(bits)
 

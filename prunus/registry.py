@@ -154,7 +154,10 @@ def call_user_function(
 
 
 def source_files(*references: str | None) -> list[Path]:
-    """The files in the current directory that the references "package.module:function" among these names are in."""
+    """The source files, in the current directory, of the modules that these references "package.module:function" name.
+
+    Other names are ignored.
+    """
     named = [name.partition(":")[0].split(".") for name in references if name and ":" in name]
     modules = [Path(*parts) for parts in named if all(part.isidentifier() for part in parts)]
     files = [file for module in modules for file in (module.with_suffix(".py"), module / "__init__.py")]

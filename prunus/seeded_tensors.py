@@ -91,22 +91,22 @@ class SeededTensor:
     scale: float
     """Rounded to float32; finite."""
 
-    def flaw(self) -> str | None:
-        """What is wrong with the seed or the scale, to follow "is generated"; None if they are valid."""
+    def why_invalid(self) -> str | None:
+        """Why no tensor can be generated, as a clause; None if the seed and the scale are valid."""
         if not isinstance(self.seed, int | np.integer) or not 0 <= self.seed < 1 << 64:
-            return f"from the seed {self.seed}; a seed is an integer from 0 to 2^64 - 1."
+            return f"its seed is {self.seed}, not an integer from 0 to 2^64 - 1"
         if not is_float32(self.scale):
-            return f"at the scale {self.scale}; a scale is a finite float32."
+            return f"its scale is {self.scale}, not a finite float32"
         return None
 
     def values(self, shape: tuple[int, ...]) -> Float32Array:
-        """The tensor; its entries are infinite where scale · integer is. Raises SpecError if `flaw` finds one.
+        """The tensor; its entries are infinite where scale · integer is. Raises SpecError as `why_invalid` says.
 
         >>> SeededTensor("signs", 0, 0.5).values((2, 2)).tolist()
         [[-0.5, -0.5], [0.5, -0.5]]
         """
-        if flaw := self.flaw():
-            raise SpecError(f"Nothing is generated {flaw}")
+        if why := self.why_invalid():
+            raise SpecError(f"The tensor cannot be generated: {why}.")
         numbers = lookup("generator", GENERATORS, self.generator)(self.seed, prod(shape))
         with np.errstate(over="ignore"):
             numbers *= np.float32(self.scale)

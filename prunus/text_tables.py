@@ -1,4 +1,4 @@
-"""Tables as text, for `print`."""
+"""Tables and counts as text, for `print`."""
 
 from collections.abc import Sequence
 
@@ -24,3 +24,19 @@ def text_table(rows: Sequence[Sequence[str]], text_columns: int) -> str:
         for row in rows
     )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def pluralize(number: int, unit: str) -> str:
+    """Format a number with its unit in singular or plural.
+
+    Args:
+        number: The number, an integer.
+        unit: The unit in singular, whose plural ends in an additional "s".
+
+    Returns:
+        The number, with commas between thousands, and the unit.
+
+    >>> pluralize(1, "weight"), pluralize(8232, "weight")
+    ('1 weight', '8,232 weights')
+    """
+    return f"{number:,} {unit}{'' if number == 1 else 's'}"

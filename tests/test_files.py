@@ -266,7 +266,7 @@ def test_create_folder_refuses_impossible_folders(old):
     create_folder(old.parent / "a" / "b")
     create_folder(old.parent / "a" / "b")
     for path in (old, old / "below", old.parent / "a\nb", old.parent / ("x" * 256)):
-        with pytest.raises(OutputError, match="cannot be made") as raised:
+        with pytest.raises(OutputError, match="cannot be created") as raised:
             create_folder(path)
         assert str(raised.value).isprintable()
     assert names(old.parent) == ["a", "file"]

@@ -449,8 +449,12 @@ def test_masks_of_gradients_that_are_sparse_or_complex():
     other = nn.Linear(4, 4)
     other.weight = nn.Parameter(torch.randn(4, 4, dtype=torch.complex64))
     masks = prunus.Masks(other, {"weight": torch.eye(4).bool()})
+    with torch.no_grad():
+        other.weight[0, 1] = complex(float("nan"), -1.0)
     masks.apply()
     assert int(other.weight.count_nonzero()) == 4
+    assert masks.verify() == 0
+    assert not torch.view_as_real(other.weight)[0, 1].signbit().any()
 
 
 def test_results_print_as_tables_or_one_line_each():

@@ -23,7 +23,7 @@ def decompress(
     from prunus.compression.container import read
     from prunus.files import check_writable, write_atomic
     from prunus.models.safetensors_file import safetensors_bytes
-    from prunus.report.formatting import pluralize
+    from prunus.text_tables import pluralize
 
     target = out or (file.with_suffix(".safetensors") if file.name else file)
     check_writable(target, force=force, inputs=[file])

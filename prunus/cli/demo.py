@@ -58,7 +58,7 @@ def demo(
 def _is_demo_file(path: Path) -> bool:
     """Whether `path` is a file that an earlier demo wrote: its network, its data and its recipe."""
     from prunus.compression.container import read_header
-    from prunus.compression.container.read import named_model
+    from prunus.compression.container.reading import named_model
     from prunus.compression.presets import COMPRESSION_RECIPES
     from prunus.compression.save import recipe_metadata
     from prunus.errors import PrunusError

@@ -30,7 +30,7 @@ def evaluate(
     from prunus.cli.devices import resolve_device
     from prunus.cli.progress import report
     from prunus.compression.container import load, read_header
-    from prunus.compression.container.read import named_model
+    from prunus.compression.container.reading import named_model
     from prunus.data import load_examples
     from prunus.errors import ModelMismatchError
     from prunus.models import MODELS

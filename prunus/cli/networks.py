@@ -23,7 +23,7 @@ def load_network(name: str, weights: Path | None, device: str, seed: int) -> tup
         ModelError: Weights for a file that has its own, or a file of a model that is not built in.
     """
     from prunus.compression.container import load, read_header
-    from prunus.compression.container.read import named_model
+    from prunus.compression.container.reading import named_model
     from prunus.errors import ModelError
     from prunus.models.loading import make_model
 
@@ -161,8 +161,8 @@ def train_with_its_recipe(name: str, model: "nn.Module", data: Any, seed: int) -
     from prunus.cli.recipe_options import default_preset
     from prunus.compression.presets import COMPRESSION_RECIPES
     from prunus.errors import DataError
-    from prunus.report import formatting
     from prunus.seeds import derive_seed
+    from prunus.text_tables import pluralize
     from prunus.training import train
     from prunus.training.checks import check_model
     from prunus.types import Dataset
@@ -174,7 +174,7 @@ def train_with_its_recipe(name: str, model: "nn.Module", data: Any, seed: int) -
         )
     check_model(model, data)
     recipe = COMPRESSION_RECIPES[default_preset(model)].dense
-    epochs = formatting.pluralize(recipe.epochs, "epoch")
+    epochs = pluralize(recipe.epochs, "epoch")
     log(f"{name} is trained first, {epochs}; pass trained weights with --weights FILE to skip this")
     epoch_line = epoch_lines(recipe.epochs)
     train(

@@ -25,6 +25,7 @@ def pack(
     from prunus.files import check_writable
     from prunus.models.checkpoints import read_checkpoint, stored_bytes
     from prunus.report import formatting
+    from prunus.text_tables import pluralize
 
     path = out or (file.with_suffix(".prunus") if file.name else file)
     check_writable(path, force=force, inputs=[file])
@@ -38,6 +39,6 @@ def pack(
         sizes = {"file_bytes": size, "original_bytes": original, "ratio": original / size}
         echo_json({"file": str(path), **sizes, "keys": list(checkpoint.keys)})
     else:
-        tensors = formatting.pluralize(len(checkpoint.state), "tensor")
+        tensors = pluralize(len(checkpoint.state), "tensor")
         ratio = formatting.format_ratio(original / size)
         echo(f"{path}: {tensors}, {original:,} bytes in {size:,}, {ratio}.")

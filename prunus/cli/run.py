@@ -87,7 +87,9 @@ def run(
     settings = _settings([*(changes or []), *([f"backend={backend}"] if backend else [])])
     folder, size = out or Path("runs") / name, "smoke" if smoke else "full" if full else "default"
     if has_control_characters(store):
-        raise StoreError(f"The store {str(store)!r} cannot be made: its name has control characters.")
+        raise StoreError(
+            f"The store {str(store)!r} cannot be created: its name has control characters; name another folder."
+        )
     downloads.set(report)
     try:
         with output_folder(folder):
@@ -95,7 +97,7 @@ def run(
             results = [
                 run_experiment(
                     EXPERIMENTS[each], size, folder, store=store, replicates=replicates, seed=seed,
-                    executor=selected_executor, workers=workers, settings=settings, report=report_line, progress=report,
+                    executor=selected_executor, workers=workers, settings=settings, log=report_line, progress=report,
                 )
                 for each in names
             ]  # fmt: skip
@@ -137,7 +139,7 @@ def figure(
     folder = out or Path("runs") / name
     with output_folder(folder):
         _check_results(folder, names, store, force)
-        results = [draw_experiment(EXPERIMENTS[each], runs, folder, size=size, report=log) for each in names]
+        results = [draw_experiment(EXPERIMENTS[each], runs, folder, size=size, log=log) for each in names]
     _show(name, results, size or "", as_json)
 
 

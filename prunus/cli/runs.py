@@ -105,8 +105,8 @@ def save(
     from prunus.compression.save import save as write
     from prunus.errors import PrunusError
     from prunus.files import check_writable
-    from prunus.report.formatting import pluralize
     from prunus.runs.store import Store
+    from prunus.text_tables import pluralize
     from prunus.tickets.baseline import BaselineSpec
     from prunus.tickets.export import load_trained_network
 
@@ -163,9 +163,9 @@ def export(
     Example: prunus runs export store --out runs.jsonl
     """
     from prunus.files import check_writable
-    from prunus.report.formatting import pluralize
     from prunus.runs.store import Store
     from prunus.runs.transfer import export_runs
+    from prunus.text_tables import pluralize
 
     opened = Store(store, create=False)
     check_writable(out, force=force, inputs=opened.path.rglob("*"))
@@ -189,9 +189,9 @@ def import_(
 
     Example: prunus runs import runs.jsonl --store store
     """
-    from prunus.report.formatting import pluralize
     from prunus.runs.store import Store
     from prunus.runs.transfer import import_runs
+    from prunus.text_tables import pluralize
 
     result = import_runs(file, Store(store))
     if as_json:

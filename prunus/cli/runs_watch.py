@@ -51,9 +51,9 @@ def pause(store: StoreDir) -> None:
 
     Example: prunus runs pause --store store
     """
-    from prunus.report.formatting import pluralize
     from prunus.runs.store import Store
     from prunus.runs.sweeps import pause
+    from prunus.text_tables import pluralize
 
     opened = Store(store, create=False)
     pause(opened)

@@ -16,8 +16,8 @@ DENSITIES = (
 )
 """The densities of all weights together that are tried."""
 BITS = (4, 3, 5, 8)
-"""The bits that are tried: the first at all densities, 3 and 5 near the lowest density that fits, and 8 only where none
-fits with fewer."""
+"""The bits that are tried: the first at all densities; fewer, and the next higher number, near the lowest density that
+fits; and others only where none fits with those."""
 NUM_NEIGHBORS = 3
 """How many densities next to the lowest one that fits with the first bits are tried with other bits."""
 
@@ -67,13 +67,16 @@ def find_smallest(
         return low - 1
 
     first, *others = bits
+    more_bits = min(
+        (number for number in others if number is not None and number > (first or 0)), default=None
+    )
     lowest = lowest_density(first, 0, len(densities))
     for number in others:
         if lowest < 0:
             lowest = lowest_density(number, 0, len(densities))
-        elif number == 3:
+        elif number is not None and number < (first or 0):
             lowest_density(number, max(0, lowest - NUM_NEIGHBORS), lowest + 1)
-        elif number == 5:
+        elif number == more_bits:
             lowest_density(number, lowest + 1, min(len(densities), lowest + 1 + NUM_NEIGHBORS))
     # A metric may be NaN, which compares with nothing.
     drops = [trial.accuracy_drop for trial in trials if not math.isnan(trial.accuracy_drop)]

@@ -26,7 +26,7 @@ from prunus.pruning.scopes import Global, Layer, parse_scope
 from prunus.pruning.weight_layers import layer_kinds
 from prunus.registry import lookup
 from prunus.training.checks import check_model, check_trainable
-from prunus.training.evaluate import evaluate
+from prunus.training.evaluation import evaluate
 from prunus.training.losses import find_loss
 from prunus.training.recipe_checks import check_recipe
 from prunus.types import Dataset, Params

@@ -40,7 +40,7 @@ from prunus.modules import check_initialized, copied, uncompiled
 from prunus.pruning.prunable import skipped_parameters
 from prunus.registry import check_callbacks
 from prunus.training.checkpoint import check_checkpoint_writable
-from prunus.training.evaluation import MetricFunction
+from prunus.training.evaluation_totals import MetricFunction
 from prunus.training.fit import Fit, check_fit
 from prunus.training.losses import Loss, LossFunction
 from prunus.training.outputs import Forward

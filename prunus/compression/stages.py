@@ -33,9 +33,6 @@ from prunus.types import Dataset, MaskDict, Params, Progress
 StageReport = Callable[[str, EpochMetrics], None]
 """Called after each epoch with the name of the stage."""
 
-STAGES = ("dense", "pruned", "quantized", "huffman", "range")
-"""Float32, P, P+Q, P+Q+H, and P+Q with the range coder instead of Huffman coding."""
-
 
 def prune_with_recipe(
     recipe: CompressionRecipe,
@@ -223,7 +220,7 @@ class CompressionRun:
         """Evaluate the model on the validation split, and count and bin its remaining weights.
 
         Args:
-            stage: The name of the stage, one of `STAGES`.
+            stage: The name of the stage, a key of `STAGE_LABELS`.
             size: The size of the network after the stage, in bytes; see `Stage`.
 
         Returns:

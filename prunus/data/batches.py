@@ -62,7 +62,7 @@ def iter_batches(
     """
     if isinstance(split, ImageFiles):
         batches = batch_indices(len(split), batch_size, seed, epoch)[skip:]
-        crops = (make_generator(seed, "augmentation", epoch, i) for i in range(skip, skip + len(batches)))
+        crops = (make_generator(seed, "crop", epoch, i) for i in range(skip, skip + len(batches)))
         yield from split.batches(batches, crops, rank, processes)
         return
     order = torch.cat(batch_indices(len(split), batch_size, seed, epoch)).to(split.labels.device)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from prunus.data.image_folder import ImageFiles
 from prunus.data.validation import unusual_storage
-from prunus.errors import PrunusError, StatisticsError
+from prunus.errors import PrunusError, StatisticsError, reason_of
 from prunus.seeds import make_generator
 from prunus.types import Dataset, Split
 
@@ -284,9 +284,8 @@ def _first_batches(data: Iterable[Any], num_examples: int) -> list[Batch]:
     except PrunusError:
         raise
     except Exception as error:  # a user's loader may fail in any way
-        why = next(iter(str(error).splitlines()), type(error).__name__)
         raise StatisticsError(
-            f"The iterable of calibration batches ({type(data).__name__}) failed: {why}"
+            f"The iterable of calibration batches ({type(data).__name__}) failed: {reason_of(error)}"
         ) from error
     if not batches:
         raise StatisticsError(

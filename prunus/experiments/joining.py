@@ -6,7 +6,7 @@ from typing import Any
 
 from prunus.experiments.experiment import Experiment
 from prunus.experiments.rows import finished_subset, latest_request, num_runs
-from prunus.runs.executors.run_task import Say
+from prunus.runs.executors.run_task import LogFn
 from prunus.runs.requests import Request, RequestedRun
 from prunus.runs.store import Store
 
@@ -16,14 +16,14 @@ SAME_SIZE = {"network", *NUMERICS}
 """The settings that can be changed without changing the size."""
 
 
-def requests_to_draw(experiment: Experiment, store: Store, size: str | None, say: Say) -> list[Request]:
+def requests_to_draw(experiment: Experiment, store: Store, size: str | None, log: LogFn) -> list[Request]:
     """Find the requests to draw on one page: the latest one, and others for the networks that it lacks.
 
     Args:
         experiment: The experiment.
         store: Where the runs are.
         size: "smoke", "default" or "full"; None means the largest size with a finished run.
-        say: Called as in `latest_request`.
+        log: Called as in `latest_request`.
 
     Returns:
         The request of `latest_request`. Then, for networks of which it has no finished run, the latest finished request
@@ -33,7 +33,7 @@ def requests_to_draw(experiment: Experiment, store: Store, size: str | None, say
     Raises:
         StoreError: No run of the experiment, in that size, is finished.
     """
-    latest = latest_request(store, experiment.name, size, say)
+    latest = latest_request(store, experiment.name, size, log)
     alike = [
         request
         for request in reversed(store.requests())

@@ -24,11 +24,11 @@ from prunus.experiments.provenance import (
 )
 from prunus.experiments.rows import first_setting, rows_of
 from prunus.experiments.table import table_cells, table_of, title
-from prunus.report.formatting import pluralize
 from prunus.runs.record import RunRecord
 from prunus.runs.requests import Request
 from prunus.runs.settings import all_settings
 from prunus.runs.store import Store
+from prunus.text_tables import pluralize
 
 ABOUT_SIZE = {
     "smoke": "A smoke run tests that everything works; its numbers mean nothing.",

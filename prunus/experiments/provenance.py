@@ -4,12 +4,13 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from prunus.report.formatting import format_density, format_settings, pluralize
+from prunus.report.formatting import format_density, format_settings
 from prunus.runs.directory import RunDirectory
 from prunus.runs.record import RunRecord
 from prunus.runs.requests import Request
 from prunus.runs.settings import flatten_settings
 from prunus.runs.store import Store
+from prunus.text_tables import pluralize
 
 PREFIXES = (
     "",

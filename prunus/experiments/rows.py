@@ -9,7 +9,7 @@ from prunus.errors import StoreError
 from prunus.report.figure_data import Curve
 from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
-from prunus.runs.executors.run_task import Say
+from prunus.runs.executors.run_task import LogFn
 from prunus.runs.requests import Request
 from prunus.runs.settings import flatten_settings
 from prunus.runs.store import Store
@@ -20,14 +20,14 @@ SIZES = ("smoke", "default", "full")
 _NOT_FOR_TABLES = ("invariants", "density", "seconds")
 
 
-def latest_request(store: Store, name: str, size: str | None, say: Say) -> Request:
+def latest_request(store: Store, name: str, size: str | None, log: LogFn) -> Request:
     """Find the request to draw: the last one that is finished, else the last one with a finished run.
 
     Args:
         store: Where the runs are.
         name: Name of the experiment.
         size: "smoke", "default" or "full"; None means the largest size with a finished run.
-        say: Called with a sentence for each later request that is passed over.
+        log: Called with a sentence for each later request that is passed over.
 
     Returns:
         The request, with its unfinished runs. Where `size` is None, a larger size with a finished run has precedence
@@ -50,7 +50,7 @@ def latest_request(store: Store, name: str, size: str | None, say: Say) -> Reque
         if started:
             latest = (complete or started)[0]
             for later in latest_first[: latest_first.index(latest)]:
-                say(
+                log(
                     f"{name}.{known_size} was requested again since, {_settings_text(later.settings)}: "
                     f"{num_runs(finished[later.number])} of {num_runs(later)} runs of that are finished; "
                     f"the earlier request is drawn, {_settings_text(latest.settings)}"
@@ -166,7 +166,7 @@ def first_setting(settings: Mapping[str, Any], name: str) -> str:
 
 
 def invariants_line(rows: Sequence[Row]) -> str:
-    """Say how many points have an invariant report, and how many of these passed; empty where none has."""
+    """LogFn how many points have an invariant report, and how many of these passed; empty where none has."""
     points = {(row["run"], row["level"]): row["passed"] for row in rows if "passed" in row}
     return f"invariants: {sum(points.values())} of {len(points)} points passed all checks" if points else ""
 

@@ -33,7 +33,7 @@ from prunus.report.figures import check_figure_libraries
 from prunus.report.statistics import check_interval_library
 from prunus.runs.content import Row
 from prunus.runs.executors import EXECUTORS, run_plan
-from prunus.runs.executors.run_task import Say
+from prunus.runs.executors.run_task import LogFn
 from prunus.runs.executors.worker import Executor
 from prunus.runs.requests import Request
 from prunus.runs.spec import run_id
@@ -53,7 +53,7 @@ def run_experiment(
     store: Path,
     replicates: int | None = None,
     seed: int = 0,
-    report: Say | None = None,
+    log: LogFn = lambda line: None,
     executor: str | Executor = "processes",
     workers: int | None = None,
     settings: Mapping[str, str] | None = None,
@@ -68,7 +68,7 @@ def run_experiment(
         store: Folder of the store; finished runs in it are not repeated.
         replicates: Number of replicates; None for that of the size.
         seed: Number of the first replicate.
-        report: Called with sentences about the plan and the runs.
+        log: Called with each sentence about the plan and the runs.
         executor: A key of EXECUTORS, or an executor, such as `functools.partial(on_ray, address="10.0.0.1:6379")`.
         workers: Number of workers; None for as many as the executor takes by itself, "processes" one per core.
         settings: Changes of settings as texts, by setting name.
@@ -87,14 +87,14 @@ def run_experiment(
         raise UnknownNameError(f"Expected a size of {', '.join(SIZES)}, got {size!r}.")
     if replicates is not None and replicates < 1:
         raise SpecError(f"Expected at least 1 replicate, got {replicates}.")
-    check_callbacks(report=report, progress=progress)
-    say, changes = report or (lambda line: None), dict(settings or {})
+    check_callbacks(log=log, progress=progress)
+    changes = dict(settings or {})
     if isinstance(executor, str):
         lookup("executor", EXECUTORS, executor)
     numbers = range(seed, seed + (replicates or experiment.num_replicates(size)))
     networks = experiment.networks_and_settings(changes)[0]
     if "network" not in changes and len(networks) < len(experiment.networks):
-        say(f"on {', '.join(networks)} alone; --set network={','.join(experiment.networks)} selects others")
+        log(f"on {', '.join(networks)} alone; --set network={','.join(experiment.networks)} selects others")
     entries = experiment.labeled_runs(size, numbers, changes)
     experiment.warn_of_no_effect(size, numbers, changes)
     specs = [spec for _, spec in entries]
@@ -106,12 +106,17 @@ def run_experiment(
     done = [spec for spec in specs if runs.is_done(run_id(spec))]
     needed = [dependency for spec in done for dependency in spec.dependencies().values()]
     removed = [spec for spec in needed if not runs.is_done(run_id(spec))]
-    run_plan([*specs, *removed], runs, executor=executor, workers=workers, say=say, progress=progress)
+    run_plan([*specs, *removed], runs, executor=executor, workers=workers, log=log, progress=progress)
     return _draw(experiment, runs, [request], Path(out))
 
 
 def draw_experiment(
-    experiment: Experiment, store: Store, out: Path, *, size: str | None = None, report: Say | None = None
+    experiment: Experiment,
+    store: Store,
+    out: Path,
+    *,
+    size: str | None = None,
+    log: LogFn = lambda line: None,
 ) -> Result:
     """Draw the page of an experiment from the rows of the finished runs in a store.
 
@@ -123,7 +128,7 @@ def draw_experiment(
         store: The store; only rows, curves and records of its runs are read.
         out: Folder for the result files.
         size: "smoke", "default" or "full"; None for the largest size with a finished run.
-        report: Called with a sentence where not everything that was requested is plotted.
+        log: Called with a sentence where not everything that was requested is plotted.
 
     Returns:
         The verdicts, rows and table of the finished runs, and the paths of the files, the page first.
@@ -133,8 +138,7 @@ def draw_experiment(
         SpecError: No row has any of the metrics of the experiment.
     """
     _check_libraries(experiment)
-    say = report or (lambda line: None)
-    return _draw(experiment, store, requests_to_draw(experiment, store, size, say), Path(out))
+    return _draw(experiment, store, requests_to_draw(experiment, store, size, log), Path(out))
 
 
 def _check_libraries(experiment: Experiment) -> None:

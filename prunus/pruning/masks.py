@@ -24,7 +24,7 @@ def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
         bad = count_not_finite(tensor)
         if bad:
             raise NonFiniteError(
-                f"{what} {name!r} holds {bad} of {tensor.numel()} entries that are not finite."
+                f"{what} {name!r} holds {bad} of {tensor.numel()} entries that are not finite; correct them first."
             )
 
 

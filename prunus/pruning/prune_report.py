@@ -1,5 +1,6 @@
 """The report of `prunus.prune`: one row per layer, with the error of its output before and after the update."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -94,9 +95,11 @@ class PruneReport:
             "density": self.density,
             "coverage": dict(self.coverage),
             "damping": self.damping,
+            "predicted_increase": None if math.isnan(self.predicted_increase) else self.predicted_increase,
             "recalibrated": self.num_recalibrated,
             "seconds": self.seconds,
             "layers": [{**asdict(row), "shape": list(row.shape)} for row in self.rows],
+            "unmeasured": dict(self.unmeasured),
         }
 
 

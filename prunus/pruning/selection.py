@@ -87,27 +87,28 @@ def select_weights(
     if within is not None:
         check_boolean(within)
         within = _by_first_name(model, within)
-    reasons: dict[str, str] = {}
+    unknown: dict[str, str] = {}
+    unfit: dict[str, str] = {}
     summary = method.summary.rstrip(".")
     if method.uses_layer_inputs:
-        reasons = {name: f"{why} to this method" for name, why in why_no_layer_inputs(model, weights).items()}
-        if strict and reasons:
+        unknown = {name: f"{why} to this method" for name, why in why_no_layer_inputs(model, weights).items()}
+        if strict and unknown:
             raise ModelError(
                 f"Expected layers whose output errors are known for this method ({summary}), got "
-                f"{grouped_by_reason(reasons)}; leave out strict, exclude them, or choose a method that uses weights "
+                f"{grouped_by_reason(unknown)}; leave out strict, exclude them, or choose a method that uses weights "
                 "or gradients alone, such as magnitude."
             )
-    weights = {name: weight for name, weight in weights.items() if name not in reasons}
+    weights = {name: weight for name, weight in weights.items() if name not in unknown}
     view = method.view(model, weights, scope)
     if not strict:
         for name, weight in view.to_view(weights).items():
             if why := scope.why_unfit(tuple(weight.shape)):
-                reasons[view.model_names[name]] = why
-        weights = {name: weight for name, weight in weights.items() if name not in reasons}
+                unfit[view.model_names[name]] = why
+        weights = {name: weight for name, weight in weights.items() if name not in unfit}
         view = method.view(model, weights, scope)
+    reasons = unknown | unfit
     if reasons and not weights:
-        error = DensityError if any(scope.name in reason for reason in reasons.values()) else ModelError
-        raise error(
+        raise (DensityError if unfit else ModelError)(
             f"Expected a weight of {type(model).__name__} that this method ({summary}) can prune under the scope "
             f"{scope.name!r}, got {grouped_by_reason(reasons)}; choose another scope, or a method that uses weights or "
             "gradients alone, such as magnitude."

@@ -21,8 +21,8 @@ from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Layer
 from prunus.pruning.statistics import Criterion, Statistics, as_criterion, collect
 from prunus.registry import check_callbacks, lookup
-from prunus.training.evaluate import evaluate
-from prunus.training.evaluation import MetricFunction
+from prunus.training.evaluation import evaluate
+from prunus.training.evaluation_totals import MetricFunction
 from prunus.training.losses import Loss, LossFunction
 from prunus.training.outputs import Forward
 from prunus.types import Progress, Scores, Split

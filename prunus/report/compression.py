@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prunus.compression.container.inspect import Average, FileInspection, TensorStats
+from prunus.compression.container.inspection import Average, FileInspection, TensorStats
 from prunus.compression.result import STAGE_LABELS, Compressed
 from prunus.files import write_atomic
 from prunus.report.compression_charts import (
@@ -23,11 +23,11 @@ from prunus.report.formatting import (
     format_density,
     format_duration,
     format_settings,
-    pluralize,
 )
 from prunus.report.mask_images import draw_kernels, draw_masks, input_coverage
 from prunus.report.templating import load_template
-from prunus.training.evaluation import Evaluation
+from prunus.text_tables import pluralize
+from prunus.training.evaluation_totals import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from prunus.compression.result import Compressed
 from prunus.report.curve_styles import PALETTE
 from prunus.report.figures import REFERENCE_COLOR, new_figure, set_log_ticks
-from prunus.report.formatting import pluralize
-from prunus.training.evaluation import Evaluation
+from prunus.text_tables import pluralize
+from prunus.training.evaluation_totals import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

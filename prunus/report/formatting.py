@@ -6,26 +6,10 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prunus.training.evaluation import Evaluation
+    from prunus.training.evaluation_totals import Evaluation
 
 UNSET = (None, "", "none", 0)
 """Values of fields that are left out."""
-
-
-def pluralize(number: int, unit: str) -> str:
-    """Format a number with its unit in singular or plural.
-
-    Args:
-        number: The number, an integer.
-        unit: The unit in singular, whose plural ends in an additional "s".
-
-    Returns:
-        The number, with commas between thousands, and the unit.
-
-    >>> pluralize(1, "weight"), pluralize(8232, "weight")
-    ('1 weight', '8,232 weights')
-    """
-    return f"{number:,} {unit}{'' if number == 1 else 's'}"
 
 
 def format_density(value: float) -> str:
@@ -68,7 +52,7 @@ def format_bits(value: float) -> str:
 def format_error(result: "Evaluation") -> str:
     """Format the error in percent with the decimal places that a single example can change.
 
-    >>> from prunus.training.evaluation import Evaluation
+    >>> from prunus.training.evaluation_totals import Evaluation
     >>> format_error(Evaluation(0.1, 98.4, 10_000)), format_error(Evaluation(0.1, 100 * 271 / 300, 300))
     ('1.60 %', '9.7 %')
     """
@@ -86,7 +70,7 @@ def quality_name(result: "Evaluation") -> str:
 def format_quality(result: "Evaluation") -> str:
     """Format the metric, else the error, else the loss of an evaluation.
 
-    >>> from prunus.training.evaluation import Evaluation
+    >>> from prunus.training.evaluation_totals import Evaluation
     >>> format_quality(Evaluation(0.25, math.nan, 60)), format_quality(Evaluation(0.25, math.nan, 60, metric=-0.5))
     ('0.25', '-0.5')
     """

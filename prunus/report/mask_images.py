@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from prunus.compression.result import Compressed
 from prunus.pruning.weight_layers import layer_kinds
-from prunus.report.formatting import pluralize
+from prunus.text_tables import pluralize
 
 COLOR = bytes((0x8E, 0x3B, 0x76))
 MAX_LEVEL = 63

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from prunus.errors import PrunusError
 from prunus.report import formatting
+from prunus.text_tables import pluralize
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -20,7 +21,7 @@ FILTERS = {
     "quality_name": formatting.quality_name,
     "base64": lambda data: base64.b64encode(data).decode(),
     "duration": formatting.format_duration,
-    "count": formatting.pluralize,
+    "count": pluralize,
 }
 
 

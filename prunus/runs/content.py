@@ -23,6 +23,8 @@ Row = dict[str, Any]
 ADVICE = "free space there, make it writable, or name another store"
 ZEROS = "0" * 32
 """The digest field of content that is not sealed yet."""
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""The names of files and folders of a store, and of experiments."""
 _FIELD = re.compile(rb'"digest": ?"([0-9a-f]{32})"')
 
 

@@ -14,7 +14,6 @@ Torch is imported only when tensors are read or written, so that a store is list
 
 import hashlib
 import os
-import re
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from filelock import BaseFileLock
 from prunus.errors import StoreError, StoreVersionError
 from prunus.files import TEMPORARY
 from prunus.runs.content import (
+    FILE_NAME,
     ZEROS,
     Row,
     append_rows,
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
     from prunus.types import MaskDict, Params
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 ADVICE = "remove the run, `prunus runs rm"
 
 
@@ -169,7 +168,7 @@ class RunDirectory:
         Raises:
             StoreError: `name` is not the name of a file, or the directory is not there any more.
         """
-        if not _NAME.fullmatch(name):
+        if not FILE_NAME.fullmatch(name):
             raise StoreError(
                 f"Expected a name of letters, digits, '.', '-' and '_' for tensors, got {name!r}; choose another."
             )

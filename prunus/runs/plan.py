@@ -11,6 +11,7 @@ from prunus.errors import SpecError
 from prunus.runs.record import RunRecord, check_settings_match, describe_run
 from prunus.runs.spec import RunSpec, run_id
 from prunus.runs.store import Store
+from prunus.text_tables import pluralize
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,12 @@ class Plan:
             One line with the numbers of runs and, if it is known, the time; a second line if the time is not known.
         """
         num_done = len(set(self.requested) - self.waiting_on.keys())
-        counts = f"{_count(len(self.requested), 'run')} requested, {num_done} found, {len(self.todo)} to do"
+        counts = (
+            f"{pluralize(len(self.requested), 'run')} requested, {num_done} found, {len(self.todo)} to do"
+        )
         if not self.todo:
             return [counts]
-        on = "" if workers is None else f"on {_count(workers, 'worker')}"
+        on = "" if workers is None else f"on {pluralize(workers, 'worker')}"
         estimate = self.estimate(seconds_per_unit, workers or 1)
         if estimate is not None:
             return [f"{counts}, {_approximate(estimate)} {on or 'of computation in all'}"]
@@ -152,10 +155,6 @@ def _makespan(
         now, id = heapq.heappop(running)
         ends[id] = now
     return now
-
-
-def _count(number: int, unit: str) -> str:
-    return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 def _approximate(seconds: float) -> str:

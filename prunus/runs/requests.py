@@ -4,18 +4,15 @@ Each request has a file of its own, named by its content, so that a later reques
 """
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from prunus.errors import StoreError
-from prunus.runs.content import check_version, read_json, write_json
+from prunus.runs.content import FILE_NAME, check_version, read_json, write_json
 from prunus.runs.settings import canonical_json
 from prunus.runs.spec import HEX
-
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ def add_request(folder: Path, request: Request) -> Request:
         StoreError: The names of the experiment and its size are not names of files, or the file cannot be written.
     """
     for word in (request.experiment, request.size):
-        if not _WORD.fullmatch(word):
+        if not FILE_NAME.fullmatch(word):
             raise StoreError(
                 f"Expected a name of letters, digits, '.', '-' and '_' for an experiment, got {word!r}; choose another."
             )

@@ -106,7 +106,7 @@ def sweep_status(store: Store) -> SweepStatus:
         try:
             costs |= {id: costs.get(id) for id in sweep["requested"]}
             costs |= {id: (unit, number) for id, (unit, number) in sweep["todo"].items()}
-            needed = sweep.get("dependencies", {})  # a store of an earlier version has none
+            needed = sweep["dependencies"]
             dependencies |= {id: [*needed[id]] for id in needed if id in costs}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise StoreError(

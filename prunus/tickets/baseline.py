@@ -61,7 +61,8 @@ class BaselineSpec:
     recipe: Recipe = field(default_factory=lambda: RECIPES["lenet-300-100"])
     replicate: int = 0
     examples: int | None = None
-    """Number of training examples, and three times the number of evaluated ones; None: all."""
+    """Number of training examples. A third as many, at least one, are used of the validation and of the test split.
+    None: all."""
     eval_every: int = 100
     """Number of steps between evaluations."""
     checkpoint_steps: tuple[int, ...] = ()

@@ -48,10 +48,10 @@ class PrunedLayer(NamedTuple):
     start: Tensor
     final: Tensor
     mask: Tensor
-    new: Tensor
-    """The places that this round prunes and the last training still trained."""
-    earlier: Tensor
-    """The places that an earlier round pruned."""
+    newly_pruned: Tensor
+    """True for the weights that this round prunes and the last training still trained."""
+    pruned_earlier: Tensor
+    """True for the weights that an earlier round pruned."""
 
     def moved_towards_zero(self) -> Tensor:
         """Where the last training made the magnitude smaller."""
@@ -66,7 +66,8 @@ class PrunedLayer(NamedTuple):
         return self.mask & (self.moved_towards_zero() | (self.start == 0))
 
 
-LayerPlaces = Callable[[PrunedLayer], Tensor]
+SelectPositions = Callable[[PrunedLayer], Tensor]
+"""(layer) -> a boolean mask of the positions that a statement or an action is about."""
 PrunedLayerCheck = Callable[[PrunedLayer, Tensor, Tensor], bool]
 """(layer, values of the mask-1 action, start) -> whether a statement holds for the layer."""
 
@@ -123,9 +124,9 @@ def make_action(
     return Mask0Action(values, invariants, freezes, description)
 
 
-def zero_where(zeros: LayerPlaces) -> Callable[[PrunedLayer, int], Tensor]:
+def zero_where(zeros: SelectPositions) -> Callable[[PrunedLayer, int], Tensor]:
     """Zero at newly pruned places that are also in `zeros`, elsewhere the start of the last training."""
-    return lambda layer, seed: layer.start.masked_fill(layer.new & zeros(layer), 0.0)
+    return lambda layer, seed: layer.start.masked_fill(layer.newly_pruned & zeros(layer), 0.0)
 
 
 def zero_at_random(layer: PrunedLayer, seed: int) -> Tensor:
@@ -138,19 +139,19 @@ def zero_at_random(layer: PrunedLayer, seed: int) -> Tensor:
     Returns:
         A complete tensor: zero at the drawn places, elsewhere the start of the last training.
     """
-    count = int((layer.new & layer.moved_towards_zero()).sum())
-    indices = (layer.new & (layer.start != 0)).flatten().nonzero().squeeze(1)
+    count = int((layer.newly_pruned & layer.moved_towards_zero()).sum())
+    indices = (layer.newly_pruned & (layer.start != 0)).flatten().nonzero().squeeze(1)
     generator = make_generator(seed, "freeze_init_zero_reshuffled", layer.name)
     order = torch.randperm(len(indices), generator=generator)
-    zeroed = torch.zeros_like(layer.new).flatten()
+    zeroed = torch.zeros_like(layer.newly_pruned).flatten()
     zeroed[indices[order[:count].to(indices.device)]] = True
-    return layer.start.masked_fill(zeroed.reshape(layer.new.shape), 0.0)
+    return layer.start.masked_fill(zeroed.reshape(layer.newly_pruned.shape), 0.0)
 
 
 # Invariants. Each examines the tensors alone, not how they were computed.
 
 
-def equals(expected: Callable[[PrunedLayer, Tensor], Tensor], places: LayerPlaces) -> PrunedLayerCheck:
+def equals(expected: Callable[[PrunedLayer, Tensor], Tensor], places: SelectPositions) -> PrunedLayerCheck:
     """The start at some places equals a tensor, made of the layer and the values of the mask-1 action.
 
     Args:
@@ -165,18 +166,18 @@ def equals(expected: Callable[[PrunedLayer, Tensor], Tensor], places: LayerPlace
     )
 
 
-def is_zero(places: LayerPlaces) -> PrunedLayerCheck:
+def is_zero(places: SelectPositions) -> PrunedLayerCheck:
     """The start at some places is zero."""
     return lambda layer, kept_weights, start: not bool(start[places(layer)].any())
 
 
-def zero_or_start(zeros: LayerPlaces) -> dict[str, PrunedLayerCheck]:
+def zero_or_start(zeros: SelectPositions) -> dict[str, PrunedLayerCheck]:
     """Of the newly pruned weights, those at `zeros` are zero and the others are as the last training started."""
     return {
         "every newly pruned weight that must be zero is zero": is_zero(
-            lambda layer: layer.new & zeros(layer)
+            lambda layer: layer.newly_pruned & zeros(layer)
         ),
-        OTHERS_AT_START: equals(_start, lambda layer: layer.new & ~zeros(layer)),
+        OTHERS_AT_START: equals(_start, lambda layer: layer.newly_pruned & ~zeros(layer)),
         **EARLIER_UNCHANGED,
     }
 
@@ -192,7 +193,7 @@ def random_zeros(layer: PrunedLayer, start: Tensor) -> tuple[Tensor, Tensor]:
         Two boolean tensors of the shape of the layer: the newly pruned places that did not start the last training at
         zero, and those of them that are zero in `start`.
     """
-    free = layer.new & (layer.start != 0)
+    free = layer.newly_pruned & (layer.start != 0)
     return free, free & (start == 0)
 
 
@@ -240,7 +241,7 @@ def others_are_at_start(layer: PrunedLayer, kept_weights: Tensor, start: Tensor)
     Returns:
         Whether all of these weights are equal.
     """
-    others = layer.new & ~random_zeros(layer, start)[1]
+    others = layer.newly_pruned & ~random_zeros(layer, start)[1]
     return torch.equal(start[others], layer.start[others])
 
 
@@ -249,7 +250,7 @@ KEPT_UNCHANGED: dict[str, PrunedLayerCheck] = {
     "every kept weight equals the value of the mask-1 action": equals(_kept_weights, lambda layer: layer.mask)
 }
 EARLIER_UNCHANGED: dict[str, PrunedLayerCheck] = {
-    "every weight pruned earlier keeps its value": equals(_start, lambda layer: layer.earlier)
+    "every weight pruned earlier keeps its value": equals(_start, lambda layer: layer.pruned_earlier)
 }
 ALL_ZERO = {**KEPT_UNCHANGED, "every pruned weight is zero": is_zero(lambda layer: ~layer.mask)}
 
@@ -260,11 +261,11 @@ MASK0_ACTIONS: dict[str, Mask0Action] = {
         "w = 0, frozen: the lottery ticket (Frankle & Carbin 2019).",
     ),
     "freeze_init": make_action(
-        lambda layer, seed: torch.where(layer.new, layer.initial, layer.start),
+        lambda layer, seed: torch.where(layer.newly_pruned, layer.initial, layer.start),
         {
             **KEPT_UNCHANGED,
             "every newly pruned weight equals its initial value": equals(
-                lambda layer, kept_weights: layer.initial, lambda layer: layer.new
+                lambda layer, kept_weights: layer.initial, lambda layer: layer.newly_pruned
             ),
             **EARLIER_UNCHANGED,
         },

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunus.training.evaluate import best_index
+from prunus.training.evaluation import best_index
 from prunus.training.state import (
     TrainingState,
     TrainingView,

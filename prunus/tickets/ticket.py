@@ -200,6 +200,7 @@ class TicketSpec(BaselineRun):
             return
         # Each of the four names is resolved, and raises if it is not known.
         _ = self.method, self.scope_value, self.mask1_action, self.mask0_action
+        self._check_method()
         self._check_rounds()
         self._check_rewinding()
         self._check_learned_masks()
@@ -216,6 +217,14 @@ class TicketSpec(BaselineRun):
         if self.masks_from is None and self.densities_from is None:
             self._check_densities(levels)
         vars(self)["_is_valid"] = True
+
+    def _check_method(self) -> None:
+        method = self.method
+        if isinstance(method, CriterionMethod) and method != CriterionMethod(method.criterion):
+            raise SpecError(
+                f"Expected {method.summary} without num_examples and num_steps in a ticket, got {method.num_examples} "
+                f"examples and {method.num_steps} steps; set num_scoring_examples and rounds of the ticket."
+            )
 
     def _check_rounds(self) -> None:
         if not isinstance(self.pruning_rates, PruningRates):

@@ -71,7 +71,9 @@ def flip_crop(images: Tensor, generator: torch.Generator) -> Tensor:
 AUGMENTATIONS: dict[str, Augment] = {"none": no_augmentation, "shift": shift, "flip_crop": flip_crop}
 
 
-def augment_batch(augment: Augment, images: Tensor, seed: int, epoch: int, index: int) -> Tensor:
+def augment_batch(
+    augment: Augment, images: Tensor, seed: int, epoch: int, index: int, part: int = 0
+) -> Tensor:
     """Augment a batch with the random numbers of its index in the epoch.
 
     Args:
@@ -80,13 +82,15 @@ def augment_batch(augment: Augment, images: Tensor, seed: int, epoch: int, index
         seed: The seed of the training.
         epoch: The number of the epoch, from 0.
         index: The index of the batch in the epoch.
+        part: The index of the part of the batch that the images are; 0 for the whole batch.
 
     Returns:
         The augmented batch.
     """
     if augment is no_augmentation:
         return images
-    return augment(images, make_generator(seed, "augmentation", epoch, index))
+    parts = [part] if part else []
+    return augment(images, make_generator(seed, "augmentation", epoch, index, *parts))
 
 
 def _crop(

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from prunus.data.examples import Batch, iter_tensors
 from prunus.data.validation import count_classes, count_not_finite, unusual_storage
-from prunus.errors import DataError, ModelError, NonFiniteError, PrunusError, SpecError
+from prunus.errors import DataError, ModelError, NonFiniteError, PrunusError, SpecError, describe_cause
 from prunus.modules import check_initialized
 from prunus.registry import lookup
 from prunus.training.augmentation import AUGMENTATIONS, augment_batch
-from prunus.training.evaluation import Totals
+from prunus.training.evaluation_totals import Totals
 from prunus.training.losses import AnyLoss, training_loss
 from prunus.training.modes import eval_mode, restored_modes, start_training
 from prunus.training.outputs import Forward, call_model
@@ -109,7 +109,7 @@ def check_trainable(
                 raise ModelError(
                     f"{len(data.train)} examples in batches of batch_size = {recipe.batch_size} leave a batch of one "
                     f"example, which {type(model).__name__} does not take in training mode "
-                    f"({_reason(error.__cause__ or error)}); choose another batch_size."
+                    f"({describe_cause(error.__cause__ or error)}); choose another batch_size."
                 ) from error
             if not value.requires_grad:
                 raise ModelError(
@@ -166,7 +166,8 @@ def checked_forward(model: nn.Module, batch: Batch, call: Forward | None = None)
         if parameter.is_floating_point() and first.is_floating_point() and parameter.dtype != first.dtype:
             hint = f"; its parameters are {parameter.dtype}, convert them with model.to({first.dtype})"
         raise ModelError(
-            f"{type(model).__name__} failed on a batch {list(first.shape)} of {first.dtype}: {_reason(error)}{hint}."
+            f"{type(model).__name__} failed on a batch {list(first.shape)} of {first.dtype}: "
+            f"{describe_cause(error)}{hint}."
         ) from error
 
 
@@ -238,9 +239,3 @@ def unchanged(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(value)
                 if isinstance(module._buffers, dict) and module._buffers.get(name) is not buffer:
                     module._buffers[name] = buffer  # a forward pass may have put another tensor there
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of an error, with its type."""
-    line = next(iter(str(error).strip().splitlines()), "").rstrip(".")
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from prunus.data.examples import Batch, labels_of
 from prunus.errors import SpecError, StatisticsError
 from prunus.modules import check_module, copied
-from prunus.training.evaluation import labels_of_loss
+from prunus.training.evaluation_totals import labels_of_loss
 from prunus.training.losses import LOSSES, LossFunction, loss_rows
 from prunus.training.outputs import Forward, call_model, output_field, output_tensor
 from prunus.types import IGNORE_INDEX

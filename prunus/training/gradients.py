@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from prunus.data.validation import count_labeled
 from prunus.errors import ModelError, StatisticsError
 from prunus.training.checks import checked_forward, unchanged
-from prunus.training.evaluation import labels_of_loss
+from prunus.training.evaluation_totals import labels_of_loss
 from prunus.training.losses import LOSSES, AnyLoss, loss_rows, training_loss
 from prunus.training.modes import eval_mode
 from prunus.training.outputs import Forward, call_model, output_field, output_tensor

@@ -100,9 +100,8 @@ def identity_differences(saved: Identity, current: Identity) -> list[str]:
     """
     differences = []
     defaults = {f.name: _as_json(f.default) for f in fields(Recipe)}
-    older = {"backend": "dense", "number of processes": 1}  # what older checkpoints do not name
     for key, value in current.values.items():
-        other = saved.values.get(key, older.get(key))
+        other = saved.values.get(key)
         if key == "recipe" and isinstance(other, Mapping):
             other = {**{name: defaults[name] for name in value}, **other}
         if other == value:
@@ -113,7 +112,7 @@ def identity_differences(saved: Identity, current: Identity) -> list[str]:
                 for name in value
                 if other.get(name) != value[name]
             ]
-        elif key in ("seed", "first step", *older):
+        elif key in ("seed", "first step", "backend", "number of processes"):
             differences.append(f"its {key} is {other}, this run's {value}")
         else:
             differences.append(_DESCRIPTIONS[key])

@@ -19,7 +19,7 @@ from prunus.seeds import derive_seed
 from prunus.training.checkpoint import check_checkpoint_writable, load_checkpoint, save_checkpoint
 from prunus.training.checks import check_dense_state, check_trainable
 from prunus.training.constraint import Constraint, NoConstraint
-from prunus.training.evaluate import EpochMetrics
+from prunus.training.evaluation import EpochMetrics
 from prunus.training.identity import Identity, training_identity
 from prunus.training.losses import AnyLoss, find_loss
 from prunus.training.modes import restored_modes, set_modes, start_training

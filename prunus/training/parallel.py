@@ -100,7 +100,10 @@ def sum_gradients(parameters: Sequence[Tensor], loss: Tensor) -> Tensor:
 
 
 def average_buffers(model: nn.Module) -> None:
-    """Replace each floating-point buffer by its mean over all processes: running statistics are those of all parts."""
+    """Replace each floating-point buffer by its mean over all processes.
+
+    A running variance lacks the variance between the means of the processes.
+    """
     buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point() and buffer.numel()]
     if not distributed.is_initialized() or not buffers:
         return

@@ -73,7 +73,7 @@ def _check_schedule(recipe: Recipe) -> None:
                 f"Expected milestones with the schedule 'steps' only, got them with {recipe.lr_schedule!r}; leave out "
                 "the milestones, or set lr_schedule='steps'."
             )
-    if recipe.warmup_epochs and recipe.warmup_epochs >= recipe.epochs:
+    if recipe.epochs and recipe.warmup_epochs >= recipe.epochs:
         raise SpecError(
             f"Expected warmup_epochs to be below the {recipe.epochs} epochs of the recipe, got "
             f"{recipe.warmup_epochs!r}; the learning rate would never be reached."

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import CheckpointError
-from prunus.training.evaluation import Evaluation
+from prunus.training.evaluation_totals import Evaluation
 from prunus.types import Params, Split
 
 
@@ -23,7 +23,8 @@ class TrainingState:
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     """The optimizer's state of each trainable tensor, by "NAME/KEY"; empty before the first step."""
     random: Tensor | None = None
-    """The state of the random generator that dropout uses; None: as at the beginning of a training."""
+    """The state of the random generators that dropout uses, from `random_state`; None: as at the beginning of a
+    training."""
     loss_scale: Tensor | None = None
     """The scale of the loss in float16 and the number of steps since it was changed [2]; None: as at the beginning."""
 
@@ -63,6 +64,33 @@ class Observer(Protocol):
             tensors: The tensors by name.
             values: The values, after they were written as JSON and read again.
         """
+
+
+def random_state(device: torch.device) -> Tensor:
+    """The state of the random generator of the CPU, followed by that of a GPU.
+
+    Args:
+        device: Where the model is.
+
+    Returns:
+        Bytes, uint8 [n].
+    """
+    if device.type != "cuda":
+        return torch.get_rng_state()
+    return torch.cat([torch.get_rng_state(), torch.cuda.get_rng_state(device)])
+
+
+def set_random_state(state: Tensor, device: torch.device) -> None:
+    """Set the random generators to a state that `random_state` returned.
+
+    Args:
+        state: The bytes; those of a GPU are ignored if the model is not on one, and may be missing.
+        device: Where the model is.
+    """
+    length = len(torch.get_rng_state())
+    torch.set_rng_state(state[:length].clone())
+    if device.type == "cuda" and len(state) > length:
+        torch.cuda.set_rng_state(state[length:].clone(), device)
 
 
 def state_to_tensors(state: TrainingState) -> dict[str, Tensor]:

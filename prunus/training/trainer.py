@@ -16,8 +16,8 @@ from prunus.registry import lookup
 from prunus.seeds import derive_seed
 from prunus.training.augmentation import AUGMENTATIONS, augment_batch
 from prunus.training.constraint import Constraint, all_trainable_tensors
-from prunus.training.evaluate import EpochMetrics, best_index, evaluate, evaluate_network, should_stop
-from prunus.training.evaluation import Evaluation
+from prunus.training.evaluation import EpochMetrics, best_index, evaluate, evaluate_network, should_stop
+from prunus.training.evaluation_totals import Evaluation
 from prunus.training.gradients import Gradients
 from prunus.training.losses import AnyLoss
 from prunus.training.optimizers import OPTIMIZERS, PENALTIES
@@ -32,6 +32,8 @@ from prunus.training.state import (
     clone_tensors,
     load_optimizer_state,
     optimizer_state,
+    random_state,
+    set_random_state,
     state_from_tensors,
     state_to_tensors,
     strip_prefix,
@@ -78,6 +80,11 @@ class Trainer:
     def processes(self) -> int:
         """The number of processes that share each batch."""
         return 1 if self.fabric is None else self.fabric.world_size
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model."""
+        return next(self.model.parameters()).device
 
     def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """One step of gradient descent on a batch, after which the constraint holds.
@@ -152,7 +159,8 @@ class Trainer:
         ):
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate_at(self.recipe, (number + index / count) / self.recipe.epochs)
-            inputs = augment_batch(self.augment, inputs, seed, number, index)
+            part = rank if isinstance(split, ImageFiles) else 0  # only files are read in parts
+            inputs = augment_batch(self.augment, inputs, seed, number, index, part)
             compared = self.gradients.compared_labels(inputs, labels)
             n = compared.numel() if is_labeled else count_labeled(compared)
             if n:
@@ -216,7 +224,7 @@ class Trainer:
             self.done,
             clone_tensors(self.model.state_dict()),
             clone_tensors(optimizer_state(self.optimizer, self.trainable_tensors)),
-            torch.get_rng_state(),
+            random_state(self.device),
             self.gradients.scaler_state(),
         )
 
@@ -226,7 +234,7 @@ class Trainer:
         self.model.load_state_dict(state.model)
         load_optimizer_state(self.optimizer, self.trainable_tensors, state.optimizer)
         if state.random is not None:
-            torch.set_rng_state(state.random)
+            set_random_state(state.random, self.device)
         self.gradients.load_scaler_state(state.loss_scale)
 
     def to_checkpoint(self, observer: Observer | None) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,6 +1,5 @@
 """A file holds any state_dict bit for bit: every dtype, NaN, tied tensors once, extra state of modules."""
 
-import sys
 from collections import OrderedDict
 
 import hypothesis
@@ -109,7 +108,7 @@ def test_tied_tensor_is_stored_once_and_read_as_one(tmp_path):
 @pytest.mark.parametrize("name", ["embed.weight", "decode.weight"])
 @pytest.mark.parametrize("part_bytes", [64, 32 << 20])
 def test_one_name_of_a_tied_tensor_is_enough(name, part_bytes, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["prunus.compression.container.load"], "PART_BYTES", part_bytes)
+    monkeypatch.setattr("prunus.compression.container.loading.PART_BYTES", part_bytes)
     model = Tied(tied=True)
     (tmp_path / "one").write_bytes(pack({name: model.embed.weight}))  # as from a safetensors file
     other = load(tmp_path / "one", into=Tied(tied=True))
@@ -166,7 +165,7 @@ def test_wrapped_module_is_saved_as_the_module_inside(tmp_path):
 
 
 def test_module_is_not_changed_by_a_file_that_cannot_be_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["prunus.compression.container.load"], "PART_BYTES", 64)
+    monkeypatch.setattr("prunus.compression.container.loading.PART_BYTES", 64)
     source, target = (
         nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)),
         nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)),

@@ -30,7 +30,7 @@ from prunus.compression.container import (
     write,
 )
 from prunus.compression.container.file_format import DTYPES
-from prunus.compression.container.read import parse_file
+from prunus.compression.container.reading import parse_file
 from prunus.errors import ContainerError, ModelMismatchError
 from prunus.models import MODELS
 

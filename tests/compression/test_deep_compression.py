@@ -18,7 +18,7 @@ from torch.nn import functional as F
 import prunus
 from prunus.compression.accuracy_budget import Trial
 from prunus.compression.checks import bits_by_name
-from prunus.compression.stages import STAGES
+from prunus.compression.result import STAGE_LABELS
 from prunus.errors import (
     ContainerError,
     CorruptFileError,
@@ -79,7 +79,7 @@ def test_compress_does_not_modify_the_model(trained, digits):
 
 
 def test_compress_stages_decrease_in_size(compressed):
-    assert tuple(stage.name for stage in compressed.stages) == STAGES
+    assert tuple(stage.name for stage in compressed.stages) == tuple(STAGE_LABELS)
     sizes = [stage.bytes for stage in compressed.stages]
     *before, last = sizes
     assert before == sorted(before, reverse=True)
@@ -163,7 +163,7 @@ def test_compressed_prints_a_table_and_converts_to_json(compressed):
     assert all("× " in row for row in rows)
     assert f"{compressed.file_bytes:,}" in rows[-1]
     content = json.loads(json.dumps(compressed.to_json()))
-    assert [stage["name"] for stage in content["stages"]] == list(STAGES)
+    assert [stage["name"] for stage in content["stages"]] == list(STAGE_LABELS)
     assert content["stages"][-1]["bytes"] == content["file_bytes"] == compressed.file_bytes
     assert content["ratio"] == content["original_bytes"] / content["file_bytes"]
     last = compressed.stages[-1]
@@ -426,7 +426,7 @@ def test_compress_counts_negative_zeros_as_zeros(trained, small_digits):
     with pytest.warns(NoEffectWarning):
         done = prunus.compress(model, data=small_digits, preset=RECIPE.replace(density=1.0, rounds=1))
     num_nonzero = sum(int(mask.sum()) for mask in masks.values())
-    assert [stage.num_kept for stage in done.stages] == [num_nonzero] * len(STAGES)
+    assert [stage.num_kept for stage in done.stages] == [num_nonzero] * len(STAGE_LABELS)
     assert all(
         sum(sum(counts) for _, counts in stage.histograms.values()) == num_nonzero for stage in done.stages
     )

@@ -251,7 +251,10 @@ def test_codecs_do_not_import_torch():
         assert "torch" not in roots, path
 
 
-def test_modules_can_be_imported():
-    for name in MODULES:
-        if not name.endswith("__main__"):
-            importlib.import_module(name)
+def test_modules_can_be_imported_and_no_name_hides_one():
+    """`import prunus.runs.store as m` gives the module, not a function of the package."""
+    names = [name for name in MODULES if not name.endswith("__main__")]
+    modules = {name: importlib.import_module(name) for name in names}
+    for name in names[1:]:
+        package, _, last = name.rpartition(".")
+        assert getattr(modules[package], last) is modules[name], name

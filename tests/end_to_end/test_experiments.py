@@ -21,7 +21,7 @@ def store(tmp_path_factory):
 def test_experiment_runs_and_is_drawn_again_from_its_store(name, tmp_path, store):
     lines: list[str] = []
     experiment, out = EXPERIMENTS[name], tmp_path / "out"
-    result = run_experiment(experiment, "smoke", out, store=store, seed=1, report=lines.append)
+    result = run_experiment(experiment, "smoke", out, store=store, seed=1, log=lines.append)
     assert lines
     assert all(path.exists() and path.stat().st_size for path in result.files)
     content = json.loads((out / f"{name}.json").read_text())
@@ -35,7 +35,7 @@ def test_experiment_runs_and_is_drawn_again_from_its_store(name, tmp_path, store
     (request,) = (request for request in opened.requests() if request.experiment == name)
     assert {runs[entry.id].state for entry in request.entries} == {"done"}
     lines.clear()
-    again = run_experiment(experiment, "smoke", out, store=store, seed=1, report=lines.append)
+    again = run_experiment(experiment, "smoke", out, store=store, seed=1, log=lines.append)
     assert " 0 to do" in " ".join(lines)
     redrawn = draw_experiment(experiment, opened, tmp_path / "drawn")
     assert redrawn.table == again.table == result.table

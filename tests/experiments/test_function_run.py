@@ -98,7 +98,7 @@ from prunus.experiments import EXPERIMENTS
 from prunus.experiments.running import run_experiment
 
 name, folder = sys.argv[1], Path(sys.argv[2])
-run_experiment(EXPERIMENTS[name], "smoke", folder / "out", store=folder / "store", executor="inline", report=print)
+run_experiment(EXPERIMENTS[name], "smoke", folder / "out", store=folder / "store", executor="inline", log=print)
 """
 
 

@@ -37,5 +37,5 @@ if __name__ == "__main__":
         Store(path),
         executor=executor,
         workers=2,
-        say=lambda line: print(line, flush=True),
+        log=lambda line: print(line, flush=True),
     )

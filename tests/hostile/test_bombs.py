@@ -265,7 +265,7 @@ CHILD = """
 import ctypes, gc, json, sys, time
 import torch
 from prunus.compression.container import EncodingConfig, inspect, load, pack, read
-from prunus.compression.container.read import unpack
+from prunus.compression.container.reading import unpack
 from prunus.errors import PrunusError
 from prunus.seeded_tensors import SeededTensor
 

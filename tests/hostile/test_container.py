@@ -520,16 +520,25 @@ def test_save_refuses_nonfinite_parameters_and_keeps_such_buffers(value, dtype, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        *((("signs", seed, 1.0), f"from the seed {seed};") for seed in (-1, 2**64, 1.5, None, "1")),
-        *((("signs", 1, scale), f"at the scale {scale};") for scale in (1e300, 10**400, None, "1")),
-        *((("normals", 1, float(scale)), f"at the scale {scale};") for scale in ("nan", "inf", "-inf")),
+        *(
+            (("signs", seed, 1.0), f"its seed is {seed}, not an integer")
+            for seed in (-1, 2**64, 1.5, None, "1")
+        ),
+        *(
+            (("signs", 1, scale), f"its scale is {scale}, not a finite")
+            for scale in (1e300, 10**400, None, "1")
+        ),
+        *(
+            (("normals", 1, float(scale)), f"its scale is {scale}, not a finite")
+            for scale in ("nan", "inf", "-inf")
+        ),
     ],
     ids=str,
 )
 def test_pack_refuses_invalid_seeds(arguments, message):
     seeded = SeededTensor(*arguments)
     for tensor in (torch.zeros(3), torch.ones(3), torch.zeros(0)):
-        with pytest.raises(ContainerError, match=rf"fc1\.weight is generated {re.escape(message)}"):
+        with pytest.raises(ContainerError, match=rf"fc1\.weight cannot be generated: {re.escape(message)}"):
             pack({"fc1.weight": tensor}, generated={"fc1.weight": seeded})
     with pytest.raises(SpecError, match=re.escape(message)):
         seeded.values((3,))

@@ -26,7 +26,7 @@ from prunus.compression.codecs.bitstream import pack_levels
 from prunus.compression.container import EncodingConfig, pack, unpack
 from prunus.compression.container.file_format import DTYPES
 from prunus.compression.container.header import parse_header
-from prunus.compression.container.read import parse_file
+from prunus.compression.container.reading import parse_file
 from prunus.compression.container.tensor_blob import (
     CODEBOOK,
     CODEC_NUMBERS,

@@ -327,7 +327,7 @@ from prunus.runs.executors import run_plan
 from prunus.runs.store import Store
 
 {before}
-run_plan([DENSE], Store("store"), executor="processes", workers=2, say=print)
+run_plan([DENSE], Store("store"), executor="processes", workers=2, log=print)
 """
 
 

@@ -66,6 +66,19 @@ def test_a_function_that_fails_is_named_and_nothing_is_pruned(options, error, me
     assert torch.equal(model.weight, before)
 
 
+@pytest.mark.parametrize("criterion", ["magnitude", "snip", "obs", "sparse_gpt", "admm", "fisher"])
+def test_scope_that_keeps_weights_which_earlier_masks_prune_is_refused(criterion):
+    torch.manual_seed(0)
+    model = nn.Linear(8, 4)
+
+    def keep_first_half(scores, density, within, seed):
+        return {name: torch.arange(score.shape[1]).expand_as(score) < 4 for name, score in scores.items()}
+
+    data, within = (torch.randn(32, 8), torch.arange(32) % 4), {"weight": torch.rand(4, 8) < 0.7}
+    with pytest.raises(DensityError, match="'keep_first_half' to keep only weights that earlier masks keep"):
+        prunus.prune(model, 0.5, criterion=criterion, scope=keep_first_half, within=within, calibration=data)
+
+
 def test_a_criterion_that_changes_its_arguments_does_not_change_the_kept_weights():
     model = nn.Linear(4, 4)
     before = model.weight.detach().clone()

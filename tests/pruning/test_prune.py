@@ -136,6 +136,10 @@ def test_report_prints_a_table_and_is_json(model, data):
     content = json.loads(json.dumps(report.to_json()))
     assert [layer["name"] for layer in content["layers"]] == ["1.weight", "4.weight"]
     assert content["layers"][0]["shape"] == [16, 64]
+    assert content["predicted_increase"] is None
+    assert content["unmeasured"] == {}
+    report = prunus.prune(model, 0.25, criterion="fisher", calibration=data).report
+    assert report.to_json()["predicted_increase"] == report.predicted_increase > 0
 
 
 def test_error_curves_give_layers_different_densities(model, data):

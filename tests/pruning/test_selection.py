@@ -31,6 +31,15 @@ def test_layer_that_a_pattern_does_not_fit_is_left_out_by_name(criterion, scope)
         prunus.prune(model, 0.5, criterion=criterion, scope=scope, calibration=data, strict=True)
 
 
+def test_error_is_of_the_method_where_the_name_of_the_scope_is_a_word_of_the_reason():
+    def known(scores, density, within, seed):
+        return {name: score > 0 for name, score in scores.items()}
+
+    model, data = nn.Sequential(nn.Embedding(10, 4), nn.Flatten()), (torch.arange(10), torch.arange(10) % 4)
+    with pytest.raises(ModelError, match="is not known to this method"):
+        prunus.prune(model, 0.5, criterion="obs", scope=known, calibration=data, include=["*", "0.weight"])
+
+
 def test_tied_weight_is_pruned_once_and_left_out_where_layers_are_pruned_by_their_outputs():
     torch.manual_seed(0)
     model, data = TiedEmbedding(), (torch.arange(10), torch.arange(10))

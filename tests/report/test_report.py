@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 from torch import nn
 
 import prunus
-from prunus.compression.container.inspect import FileInspection
+from prunus.compression.container.inspection import FileInspection
 from prunus.compression.result import Compressed
 from prunus.errors import NoEffectWarning, PrunusError
 from prunus.report import formatting

@@ -52,7 +52,7 @@ def executed(tmp_path_factory):
     def by(executor: str, epochs: int = 2):
         if (executor, epochs) not in unique:
             store, lines = Store(tmp_path_factory.mktemp("stores") / executor), []
-            run_plan(plan(epochs), store, executor=executor, workers=2, say=lines.append)
+            run_plan(plan(epochs), store, executor=executor, workers=2, log=lines.append)
             unique[executor, epochs] = store, lines
         return unique[executor, epochs]
 
@@ -89,7 +89,7 @@ def test_executors_give_the_same_bits(executed):
 def test_run_plan_changes_no_file_when_all_runs_are_done(executor, executed):
     store, lines = executed(executor)[0], []
     before = files(store.path)
-    run_plan(plan(), store, executor=executor, workers=2, say=lines.append)
+    run_plan(plan(), store, executor=executor, workers=2, log=lines.append)
     assert lines == ["8 runs requested, 8 found, 0 to do"]
     assert files(store.path) == before
 
@@ -166,7 +166,7 @@ def test_a_run_that_fails_does_not_stop_the_others(executor, tmp_path):
         with pytest.raises(
             DivergenceError, match=rf"^1 of \d runs failed; the first, {run_id(BAD)}: The loss is"
         ):
-            run_plan(specs, store, executor=executor, workers=2, say=lines.append)
+            run_plan(specs, store, executor=executor, workers=2, log=lines.append)
         (failed,) = (line for line in lines if line.startswith("failed"))
         assert failed.startswith(f"failed: {run_id(BAD)}: The loss is ")
         assert failed.endswith(" (2 more depend on it)")
@@ -198,13 +198,13 @@ def test_a_failed_run_is_resumed_where_it_failed(tmp_path, monkeypatch):
     (tmp_path / "FAILING").touch()
     spec, store = TicketSpec(DENSE, rounds=2, criterion="tiny_networks:failing"), Store(tmp_path / "store")
     with pytest.raises(StatisticsError, match=r"1 of 2 runs failed; .*Asked to fail"):
-        run_plan([spec], store, executor="inline", say=print)
+        run_plan([spec], store, executor="inline", log=print)
     first = store.directory(run_id(spec), unfinished=True).rows()
     assert [row["level"] for row in first] == [1]
     (tmp_path / "FAILING").unlink()
-    run_plan([spec], store, executor="inline", say=print)
+    run_plan([spec], store, executor="inline", log=print)
     uninterrupted = Store(tmp_path / "whole")
-    run_plan([spec], uninterrupted, executor="inline", say=print)
+    run_plan([spec], uninterrupted, executor="inline", log=print)
     assert store.directory(run_id(spec)).rows()[0] == first[0]
     check_same(store, uninterrupted, [spec])
     assert store.directory(run_id(spec)).record().attempts == 2
@@ -223,7 +223,7 @@ def test_an_error_of_a_user_function_fails_only_its_run(executor, tmp_path):
     with pytest.raises(
         StatisticsError, match=f"^1 of 3 runs failed; the first, {run_id(bad)}: {re.escape(FAULT)}$"
     ) as ended:
-        run_plan([bad, good], store, executor=executor, workers=2, say=lines.append)
+        run_plan([bad, good], store, executor=executor, workers=2, log=lines.append)
     cause = ended.value.__cause__
     assert (type(cause), str(cause)) == (StatisticsError, FAULT)
     assert ", in raising\n" in "".join(traceback.format_exception(cause))
@@ -285,7 +285,7 @@ def test_an_interrupt_stops_the_plan(interrupt, tmp_path, monkeypatch):
     ]
     store = Store(tmp_path)
     with pytest.raises(interrupt):
-        run_plan(specs, store, executor="inline", say=print)
+        run_plan(specs, store, executor="inline", log=print)
     assert [store.is_done(run_id(spec)) for spec in (DENSE, *specs)] == [True, False, False]
 
 
@@ -338,7 +338,7 @@ def test_a_run_is_not_resumed_with_other_data(tmp_path, monkeypatch):
 def test_a_removed_dependency_is_an_error(tmp_path):
     """The dense training was there when the plan was made, and is removed before the ticket begins."""
     spec, store = TicketSpec(DENSE, rounds=1), Store(tmp_path)
-    run_plan([DENSE], store, executor="inline", say=print)
+    run_plan([DENSE], store, executor="inline", log=print)
     todo = plan_of([spec], store).todo
     store.remove(run_id(DENSE))
     scheduler = RunScheduler(todo, store)
@@ -350,7 +350,7 @@ def test_a_removed_dependency_is_an_error(tmp_path):
 def test_a_failed_invariant_is_recorded_in_a_finished_run(tmp_path):
     spec, store = TicketSpec(DENSE, rounds=2, mask1="tiny_networks:not_rewound"), Store(tmp_path)
     with pytest.warns(InvariantWarning):
-        run_plan([spec], store, executor="inline", say=print)
+        run_plan([spec], store, executor="inline", log=print)
     (run,) = (run for run in store.runs() if run.id == run_id(spec))
     assert run.state == "done"
     assert run.invariants.startswith("failed: mask-1: every kept weight equals ")
@@ -361,7 +361,7 @@ def test_an_impossible_setting_is_refused_before_any_run(tmp_path):
     store = Store(tmp_path)
     with pytest.raises(SpecError, match="eval_every of at least 1, got 0"):
         run_plan(
-            [TicketSpec(DENSE), TicketSpec(replace(DENSE, eval_every=0))], store, executor="inline", say=print
+            [TicketSpec(DENSE), TicketSpec(replace(DENSE, eval_every=0))], store, executor="inline", log=print
         )
     assert not store.runs()
 

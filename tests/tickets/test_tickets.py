@@ -22,8 +22,9 @@ from prunus.errors import (
     UnknownNameError,
 )
 from prunus.masks import Masks, are_nested, mask_density
+from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.density import num_to_keep
-from prunus.pruning.methods import METHODS
+from prunus.pruning.methods import METHODS, CriterionMethod
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES, Layer
 from prunus.pruning.weight_layers import layer_kinds
@@ -595,6 +596,11 @@ def test_user_criterion_and_actions_are_used(step):
     ("settings", "error", "expected_message"),
     [
         ({"criterion": "nothing"}, UnknownNameError, "criterion"),
+        (
+            {"criterion": CriterionMethod(CRITERIA["snip"], num_steps=3)},
+            SpecError,
+            "criterion 'snip' without num_examples and num_steps in a ticket, got 1024 examples and 3 steps",
+        ),
         ({"mask1": "rewound"}, UnknownNameError, "did you mean 'rewind'"),
         ({"mask0": "zeros"}, UnknownNameError, "did you mean 'zero'"),
         ({"mask1": "tiny_networks:nobody"}, UnknownNameError, "has no 'nobody'"),

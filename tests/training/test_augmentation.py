@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from prunus.errors import DataError, UnknownNameError
 from prunus.seeds import make_generator
 from prunus.training import Recipe, train
-from prunus.training.augmentation import AUGMENTATIONS, flip_crop, shift
+from prunus.training.augmentation import AUGMENTATIONS, augment_batch, flip_crop, shift
 
 IMAGES = torch.arange(500 * 2 * 6 * 5, dtype=torch.float32).reshape(500, 2, 6, 5)
 
@@ -29,6 +29,14 @@ def test_a_function_of_its_draw_that_mutates_nothing(augment):
         for key in ((0, 2, 3), (1, 0, 3), (1, 2, 0))
     ]
     assert all(torch.equal(first, other) == (augment is AUGMENTATIONS["none"]) for other in others)
+
+
+def test_parts_of_a_batch_are_augmented_differently():
+    images = torch.randn(8, 3, 6, 6)
+    whole = augment_batch(flip_crop, images, 1, 2, 3)
+    assert torch.equal(whole, flip_crop(images, make_generator(1, "augmentation", 2, 3)))
+    assert torch.equal(augment_batch(flip_crop, images, 1, 2, 3, part=0), whole)
+    assert not torch.equal(augment_batch(flip_crop, images, 1, 2, 3, part=1), whole)
 
 
 def places(wide, made, mirrors):

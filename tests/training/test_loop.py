@@ -20,7 +20,7 @@ from prunus.pruning.scopes import Layer
 from prunus.pruning.statistics import Statistics
 from prunus.training import EpochMetrics, Recipe, evaluate, train
 from prunus.training.constraint import NoConstraint
-from prunus.training.evaluate import best_index
+from prunus.training.evaluation import best_index
 from prunus.training.optimizers import OPTIMIZERS, PENALTIES
 from prunus.training.state import clone_tensors
 from prunus.training.trainer import Trainer

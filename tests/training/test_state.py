@@ -19,7 +19,7 @@ from prunus.training import Recipe, evaluate, train
 from prunus.training.constraint import NoConstraint
 from prunus.training.optimizers import OPTIMIZERS
 from prunus.training.recipe import LR_SCHEDULES
-from prunus.training.state import clone_tensors, state_to_tensors
+from prunus.training.state import clone_tensors, random_state, set_random_state, state_to_tensors
 from prunus.training.trainer import Trainer, steps_per_epoch
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -338,3 +338,21 @@ def test_copied_model_shares_no_weights(small_data):
     train(second, small_data, RECIPE)
     assert equal(bits(first), bits(tiny_networks.mlp(0)))
     assert steps_per_epoch(RECIPE, small_data.train) * RECIPE.epochs == STEPS
+
+
+def test_random_state_of_a_gpu_is_kept_with_that_of_the_cpu(monkeypatch):
+    """No GPU is needed: its generator is replaced by a tensor."""
+    device, generator = torch.device("cuda", 1), {1: torch.tensor([7, 8, 9], dtype=torch.uint8)}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: generator[device.index])
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda state, device: generator.update({device.index: state})
+    )
+    state = random_state(device)
+    expected, generator[1] = torch.rand(4), torch.zeros(3, dtype=torch.uint8)
+    set_random_state(state, device)
+    assert torch.equal(torch.rand(4), expected)
+    assert generator[1].tolist() == [7, 8, 9]
+    set_random_state(state, torch.device("cpu"))
+    assert torch.equal(torch.rand(4), expected)
+    set_random_state(random_state(torch.device("cpu")), device)  # written by a training on the CPU
+    assert generator[1].tolist() == [7, 8, 9]

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunus.errors import CorruptFileError, ModelMismatchError
-from prunus.pruning.structured.edits import set_attributes, set_data
+from prunus.pruning.structured.edits import removed_prefixes, set_attributes, set_data
 
 EditedAttributes = dict[str, dict[str, Any]]
 TensorShapes = Mapping[str, tuple[int, ...]]
@@ -114,12 +114,7 @@ def remaining_state(model: nn.Module, edits: EditedAttributes | None) -> dict[st
     Returns:
         The state_dict, with the parameters themselves.
     """
-    removed = tuple(
-        f"{path}.{name}.".lstrip(".")
-        for path, values in (edits or {}).items()
-        for name, value in values.items()
-        if value is None
-    )
+    removed = removed_prefixes(edits or {})
     state = model.state_dict(keep_vars=True)
     return {name: value for name, value in state.items() if not name.startswith(removed)}
 

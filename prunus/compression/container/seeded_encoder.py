@@ -48,8 +48,8 @@ def check_seeded(
             "neither."
         )
     for name, seeded in generated.items():
-        if flaw := seeded.flaw():
-            raise ContainerError(f"{name} is generated {flaw}")
+        if why := seeded.why_invalid():
+            raise ContainerError(f"{name} cannot be generated: {why}.")
         if name in factors and not is_float32(factors[name]):
             raise ContainerError(f"Expected a finite float32 as the factor of {name}, got {factors[name]}.")
 
@@ -119,8 +119,8 @@ def decode_seeded(factors: Iterable[Bits], size: int, seeded: SeededTensor, labe
     Raises:
         CorruptFileError: The scale, a factor or an entry is not finite.
     """
-    if flaw := seeded.flaw():
-        raise CorruptFileError(f"{label} is generated {flaw}")
+    if why := seeded.why_invalid():
+        raise CorruptFileError(f"{label} cannot be generated: {why}.")
     entries, start = seeded.values((size,)), 0
     with np.errstate(all="ignore"):
         for chunk in factors:

@@ -151,15 +151,8 @@ class CodebookConstraint:
 
     @torch.no_grad()
     def finalize(self) -> None:
-        """Read the codebooks from the weights: early stopping may have restored the weights of an earlier epoch.
-
-        Raises:
-            DivergenceError: A centroid is NaN or infinite.
-        """
-        for name, weight in self._weights().items():
-            quantized = self.quantized[name]
-            codebook = self.codebooks[name]
-            codebook[quantized.codes] = weight.flatten()[quantized.indices].to(codebook)
+        """Raise DivergenceError if a centroid is NaN or infinite."""
+        for name, codebook in self.codebooks.items():
             bad = int((~torch.isfinite(codebook)).sum())
             if bad:
                 raise DivergenceError(
@@ -186,7 +179,8 @@ class CodebookConstraint:
             for key, tensor in current.items()
         ):
             raise CheckpointError(
-                "The checkpoint was made with other codes or masks than this run's; delete it or name another."
+                "Expected a checkpoint with the codes and masks of this training, got one with others; delete it, or "
+                "name another file."
             )
         for name, book in self.codebooks.items():
             book.data.copy_(state[f"{name}/codebook"])

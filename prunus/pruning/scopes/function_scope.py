@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prunus.errors import DensityError, EmptyLayerWarning
+from prunus.masks import are_nested
 from prunus.pruning.scopes.scope import Counts, Scope, Shapes
 from prunus.registry import call_user_function
 from prunus.types import Density, MaskDict, Scores
@@ -56,13 +57,18 @@ class FunctionScope(Scope):
             What the function returns: boolean masks by name, True where a weight is kept.
 
         Raises:
-            DensityError: The function fails, or returns anything else.
+            DensityError: The function fails, returns anything else, or keeps a weight that `within` prunes.
         """
         masks = call_user_function("The scope", DensityError, self.function, scores, density, within, seed)
         if _kinds(masks) != {name: f"{torch.bool} {list(score.shape)}" for name, score in scores.items()}:
             raise DensityError(
                 f"Expected the scope {self.name!r} to return a boolean mask by name of each tensor, of its shape, got "
                 f"{_describe(masks)}; correct the function."
+            )
+        if within is not None and not are_nested(masks, within):
+            raise DensityError(
+                f"Expected the scope {self.name!r} to keep only weights that earlier masks keep, got others; combine "
+                "its masks with those of `within` by &."
             )
         return masks
 

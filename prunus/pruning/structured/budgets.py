@@ -149,7 +149,7 @@ def count_parameters(model: nn.Module, analysis: Analysis, removed: Mapping[str,
 
 
 def channels_to_keep(channels: int, density: float, round_to: int = 1, min_channels: int = 1) -> int:
-    """The number of channels that a group keeps: rounded, then to a multiple, at least one multiple.
+    """The number of channels that a group keeps: the nearest multiple, halves to the even one; at least one multiple.
 
     Args:
         channels: Channels of the group.

@@ -32,7 +32,7 @@ from prunus.pruning.obs.hessian import LayerHessian, layer_hessians
 from prunus.pruning.obs.layer_inputs import pass_layer_inputs
 from prunus.pruning.obs.objective import make_objective
 from prunus.pruning.statistics import Criterion, Statistics, as_criterion, collect
-from prunus.pruning.structured.graph import resolve
+from prunus.pruning.structured.graph import require_tensor
 from prunus.pruning.structured.groups import Group, GroupMember
 from prunus.registry import lookup
 from prunus.seeds import make_generator
@@ -103,7 +103,7 @@ class FilterStatistics:
     @cached_property
     def reader_weights(self) -> dict[str, Tensor]:
         """The weights of the layers in `readers`."""
-        return {name: resolve(self.model, name).detach() for name in self.readers}
+        return {name: require_tensor(self.model, name).detach() for name in self.readers}
 
     @cached_property
     def hessians(self) -> dict[str, LayerHessian]:
@@ -398,8 +398,9 @@ LASSO_ITERATIONS = 50
 def _lasso(stats: FilterStatistics) -> Scores:
     """Lasso regression of the next layers' outputs.
 
-    The score is the largest λ at which β_c > 0 in min |Σ x_c - Σ β_c x_c|² / 2 + λ Σ β_c, β ≥ 0, as a fraction of the
-    first λ. Channels that are never used are ranked below, by |x_c|².
+    The score is the largest λ at which β_c > 0 in min |Σ x_c - Σ β_c x_c|² / 2 + λ Σ β_c, β ≥ 0, as a fraction of
+    the largest Σ_d <x_c, x_d>, from which on no channel is used. Channels that are never used are ranked below, by
+    |x_c|².
     """
     scores = {}
     for name, gram in _contributions(stats).items():

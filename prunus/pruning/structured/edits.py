@@ -104,10 +104,22 @@ def merge_edits(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
                     for dim, indices in value.items()
                 }
             attributes[name] = value
-    removed = [
+    removed = removed_prefixes(merged)
+    return {path: values for path, values in merged.items() if not f"{path}.".startswith(removed)}
+
+
+def removed_prefixes(edits: Mapping[str, Mapping[str, object]]) -> tuple[str, ...]:
+    """The beginnings of the names of the tensors of layers that edits remove.
+
+    Args:
+        edits: The value by module name and attribute, None for a layer that is removed.
+
+    Returns:
+        The path of each such layer, with a dot at the end.
+    """
+    return tuple(
         f"{path}.{name}.".lstrip(".")
-        for path, values in merged.items()
+        for path, values in edits.items()
         for name, value in values.items()
         if value is None
-    ]
-    return {path: values for path, values in merged.items() if not f"{path}.".startswith(tuple(removed))}
+    )

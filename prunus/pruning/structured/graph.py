@@ -251,7 +251,7 @@ def live_nodes(graph: fx.Graph) -> set[fx.Node]:
     return live
 
 
-def resolve(model: nn.Module, name: str) -> Tensor:
+def require_tensor(model: nn.Module, name: str) -> Tensor:
     """The parameter, buffer or tensor attribute of a name.
 
     Args:

@@ -35,11 +35,15 @@ class SlimPlan:
     """
 
     model: nn.Module
+    """The model, which `apply` changes."""
     analysis: Analysis
+    """The groups of coupled channels, and the dimensions that are refused."""
     removed: dict[str, list[int]]
     """The indices of the channels to remove, by name of the group."""
     verify: bool | str = True
+    """Whether `apply` checks first that removing is the same as setting to zero; "groups" to check each group alone."""
     rewrite: bool = False
+    """Whether `apply` returns the exported graph, with other sizes, where sizes are literals of the model's code."""
     weights: dict[str, Tensor] = field(default_factory=dict)
     """Refitted weights of layers that lose inputs, of the shapes before the removal."""
 

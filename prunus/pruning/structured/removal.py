@@ -15,7 +15,7 @@ from prunus.errors import ModelError
 from prunus.masks import Masks
 from prunus.pruning.structured.attention import attention_sizes, can_lose_heads
 from prunus.pruning.structured.edits import select_indices, set_attributes, set_data
-from prunus.pruning.structured.graph import resolve
+from prunus.pruning.structured.graph import require_tensor
 from prunus.pruning.structured.rules import removes_whole_groups
 
 KeptIndices = Mapping[str, Mapping[int, Tensor]]
@@ -48,7 +48,7 @@ def remove_channels(
     Raises:
         ModelError: A state of the optimizer has neither one entry nor one per weight; nothing is changed.
     """
-    tensors = {name: resolve(model, name) for name in kept_indices}
+    tensors = {name: require_tensor(model, name) for name in kept_indices}
     values = {name: (weights or {}).get(name, tensor.data) for name, tensor in tensors.items()}
     smaller = {name: select_indices(value, kept_indices[name]) for name, value in values.items()}
     gradients = {

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from prunus.errors import ModelError, reason_of
 from prunus.modules import copied
-from prunus.pruning.structured.graph import Inputs, exact_attention, resolve
+from prunus.pruning.structured.graph import Inputs, exact_attention, require_tensor
 from prunus.pruning.structured.removal import KeptIndices, remove_channels
 from prunus.training.modes import eval_mode
 
@@ -139,7 +139,7 @@ def _compare(model: nn.Module, inputs: Inputs, set_to_zero: Change, remove: Chan
 
 def _set_to_zero(model: nn.Module, kept_indices: KeptIndices) -> None:
     for name, dims in kept_indices.items():
-        tensor = resolve(model, name)
+        tensor = require_tensor(model, name)
         if isinstance(tensor, nn.Parameter):
             for dim, indices in dims.items():
                 is_removed = torch.ones(tensor.shape[dim], dtype=torch.bool)

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 from prunus.errors import StoreError, WorkerError
 from prunus.registry import lookup
-from prunus.runs.executors.processes import check_main_guard, processes
+from prunus.runs.executors.process_pool import check_main_guard, processes
 from prunus.runs.executors.ray_cluster import on_ray
-from prunus.runs.executors.run_task import Say, SingleThread
+from prunus.runs.executors.run_task import LogFn, SingleThread
 from prunus.runs.executors.scheduler import RunScheduler, RunsProgress
 from prunus.runs.executors.slurm import WORKERS, on_slurm
 from prunus.runs.executors.worker import Errors, Executor, MissingRuns, compute, starting_workers
@@ -52,7 +52,7 @@ def run_plan(
     *,
     executor: str | Executor = "processes",
     workers: int | None = 2,
-    say: Say = lambda line: None,
+    log: LogFn = lambda line: None,
     progress: Progress | None = None,
 ) -> Plan:
     """Compute the runs of `specs`, and their dependencies, that `store` does not have.
@@ -65,7 +65,7 @@ def run_plan(
         store: Where they are stored. Workers on other machines must find it under the same path.
         executor: A key of EXECUTORS, or an executor, such as `functools.partial(on_ray, address="10.0.0.1:6379")`.
         workers: How many workers to use, at least 1; `inline` uses none. None: as many as the executor takes by itself.
-        say: Called with one line about the plan, and one about each run that is finished or failed.
+        log: Called with one line about the plan, and one about each run that is finished or failed.
         progress: Called with the estimated work in milliseconds, done and in total.
 
     Returns:
@@ -88,13 +88,13 @@ def run_plan(
         raise StoreError(f"The store {store.path} is paused; continue with `prunus runs resume`.")
     known = _measure_pace(planned.todo, store)
     for line in planned.lines(known, _num_workers(name, workers, len(planned.todo))):
-        say(line)
+        log(line)
     if not planned.todo:
         return planned
     costs = {run_id(spec): spec.cost() for spec in planned.todo}
     seconds = {id: number * known.get(unit, 1.0) for id, (unit, number) in costs.items()}
     attempts = _attempts(store, [*costs])
-    scheduler = RunScheduler(planned.todo, store, attempts, progress=RunsProgress(seconds, progress), say=say)
+    scheduler = RunScheduler(planned.todo, store, attempts, progress=RunsProgress(seconds, progress), log=log)
     if progress is not None:
         progress("starting workers", 0, 0)
     with starting_workers(store) as lock:

@@ -68,7 +68,7 @@ def _wait(ray: Any, pending: list[Any], scheduler: RunScheduler) -> Errors:
                     errors |= ray.get(task)
                 except ray.exceptions.RayError as error:
                     reason = str(error).strip().splitlines()[-1]
-                    scheduler.say(f"a Ray worker was lost: {reason}")
+                    scheduler.log(f"a Ray worker was lost: {reason}")
                     if not pending and scheduler.waiting:
                         raise WorkerError(
                             f"The last Ray worker was lost ({reason}); what is done is kept: run the same "

@@ -11,7 +11,8 @@ from prunus.runs.spec import RunSpec, run_id
 from prunus.runs.store import Store
 from prunus.types import Progress
 
-Say = Callable[[str], None]
+LogFn = Callable[[str], None]
+"""(line) -> None: called with each line for the user."""
 
 REPORT_SECONDS = 2.0
 """A run writes its number of steps into the store no more often than this."""

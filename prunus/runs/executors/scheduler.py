@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from prunus.errors import PrunusError, StoreError, WorkerError
-from prunus.runs.executors.run_task import Say, describe_error
+from prunus.runs.executors.run_task import LogFn, describe_error
 from prunus.runs.plan import with_dependents
 from prunus.runs.spec import RunSpec, run_id
 from prunus.runs.store import Store
@@ -95,7 +95,7 @@ class RunScheduler:
         attempts: Mapping[str, int] | None = None,
         *,
         progress: RunsProgress | None = None,
-        say: Say = lambda line: None,
+        log: LogFn = lambda line: None,
         waits_for_others: bool = True,
     ) -> None:
         """Take the runs to do.
@@ -105,11 +105,11 @@ class RunScheduler:
             store: Where they are stored.
             attempts: How many attempts at each run were made before; none by default.
             progress: Told of the steps of running runs and of finished ones.
-            say: Called with a line about each run that is finished or failed.
+            log: Called with a line about each run that is finished or failed.
             waits_for_others: Whether `next` waits until all runs are done. If not, it returns None as soon as every run
                 that is left is being computed by another process.
         """
-        self.store, self.say, self.waits_for_others = store, say, waits_for_others
+        self.store, self.log, self.waits_for_others = store, log, waits_for_others
         self.progress = progress or RunsProgress({}, None)
         self.waiting = {run_id(spec): spec for spec in todo}
         """The runs that are not done, those that processes work on among them."""
@@ -157,7 +157,7 @@ class RunScheduler:
         """Note and report that a run is done."""
         if self.waiting.pop(id, None) is not None:
             self.progress.finish(id)
-            self.say(f"{self.total - len(self.waiting)} of {self.total}: {id}")
+            self.log(f"{self.total - len(self.waiting)} of {self.total}: {id}")
 
     def fail(self, id: str, error: Exception) -> None:
         """Note and report that a run failed, and drop the runs that depend on it.
@@ -174,7 +174,7 @@ class RunScheduler:
             del self.waiting[other]
         self.progress.drop(lost)
         more_lost = f" ({len(lost) - 1} more depend on it)" if len(lost) > 1 else ""
-        self.say(f"failed: {id}: {describe_error(error)}{more_lost}")
+        self.log(f"failed: {id}: {describe_error(error)}{more_lost}")
 
     def raise_first_error(self) -> None:
         """Raise the first error, with the number of errors, and from it if its traceback tells more."""

@@ -90,7 +90,7 @@ def _wait(executor: Any, jobs: dict[int, Any], work: MissingRuns, scheduler: Run
                     lost[number] = 1 if is_long and digests != scheduler.kept_digests else lost[number] + 1
                     submitted[number] = time.monotonic(), scheduler.kept_digests.copy()
                     reason = str(error).strip().partition("\n")[0]  # the message may have a whole log in it
-                    scheduler.say(f"job {job.job_id} was lost: {reason or type(error).__name__}")
+                    scheduler.log(f"job {job.job_id} was lost: {reason or type(error).__name__}")
                     if lost[number] <= MAX_RESTARTS:
                         jobs[number] = executor.submit(do_missing_runs, work, number, count)
                     elif not jobs:

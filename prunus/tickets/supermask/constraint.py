@@ -9,7 +9,6 @@ weights. Parameters are looked up by name at each step, so the constraint holds 
 `load_state_dict(assign=True)`.
 """
 
-import hashlib
 from collections.abc import Mapping
 
 import torch
@@ -25,6 +24,7 @@ from prunus.tickets.supermask.uniforms import (
     is_dense_in_memory,
     laid_out_as,
 )
+from prunus.training.identity import digest
 from prunus.types import MaskDict, Params
 
 
@@ -149,7 +149,7 @@ class SupermaskConstraint:
     def state_dict(self) -> dict[str, Tensor]:
         """Return the scores, the number of masks drawn, and a digest of the weights."""
         scores = {f"scores/{name}": layer.scores.detach() for name, layer in self.layers.items()}
-        return {**scores, "draws": torch.tensor(self.draws), "weights": self._digest()}
+        return {**scores, "draws": torch.tensor(self.draws), "weights": _bytes(digest(self.weights))}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore the scores and the mask. Raises CheckpointError if the weights are not the same."""
@@ -164,13 +164,10 @@ class SupermaskConstraint:
         self.draws = int(state["draws"])
         self._apply_draw(self.draws)
 
-    def _digest(self) -> Tensor:
-        """Return a SHA-256 digest of the names and weights, 32 bytes."""
-        digest = hashlib.sha256()
-        for name, weight in self.weights.items():
-            digest.update(name.encode())
-            digest.update(weight.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
+
+def _bytes(hexadecimal: str) -> Tensor:
+    """The bytes of hexadecimal digits, uint8."""
+    return torch.frombuffer(bytearray.fromhex(hexadecimal), dtype=torch.uint8)
 
 
 def masks_of_factors(factors: Params) -> MaskDict:

@@ -41,9 +41,9 @@ from one position to the next, down and to the right; the tile of positions whos
 a pooling window and the places between its rows; whether BatchNorm is trained with the statistics of the batch; the
 probability of dropout; epsilon and momentum of BatchNorm."""
 
-ROW = _record(i8="input output bias first last scale line")
+ROW = _record(i8="input output bias first last scale statistics")
 """A neuron or channel: places relative to input and output, the index of the bias (-1: none) and the range of the kept
-weights; of BatchNorm the index of the weight, `scale`, and the line in `statistics`."""
+weights; of BatchNorm the index of the weight, `scale`, and the index in `statistics`."""
 
 STATISTICS = _record(f8="mean variance center inverse")
 """The running mean and variance of a channel, which are float32 numbers as in the model, then the mean and 1 / σ that
@@ -76,7 +76,7 @@ class Arrays(NamedTuple):
     """Kept weights, then all other parameters."""
     gradients: Float32Array
     statistics: RecordArray
-    """One line for each channel of BatchNorm."""
+    """One record for each channel of BatchNorm."""
     values: Float32Array
     """The activations."""
     value_gradients: Float32Array

@@ -42,6 +42,7 @@ to start, as docs/sparse-training.md says."""
 TOLERANCE = 1e-3
 """The largest difference of the logits of both backends, relative to the largest logit."""
 _OPTIMIZERS = ("sgd", "nesterov", "adam", "adamw")
+"""The optimizers that the sparse backend has."""
 _DENSE_SETTINGS = ("label_smoothing", "micro_batch_size", "autocast", "channels_last", "compile")
 """The settings of a recipe that the sparse backend does not have."""
 

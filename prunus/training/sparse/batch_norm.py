@@ -22,16 +22,16 @@ def batch_norm_forward(net: Arrays, op: Record, num_examples: int, uses_batch: b
     never_inline()
     values, count = net.values, num_examples * op.height * op.width
     for row in net.rows[op.first_row : op.last_row]:
-        line = net.statistics[row.line]
-        mean, variance = line.mean, line.variance
+        record = net.statistics[row.statistics]
+        mean, variance = record.mean, record.variance
         if uses_batch:
             mean = _mean(net, op, row, num_examples, 0.0, False)
             variance = _mean(net, op, row, num_examples, mean, True)
             unbiased = variance * count / (count - 1)
-            line.mean = np.float32(line.mean + op.momentum * (mean - line.mean))
-            line.variance = np.float32(line.variance + op.momentum * (unbiased - line.variance))
-        line.center, line.inverse = mean, 1 / np.sqrt(variance + op.epsilon)
-        factor = np.float32(line.inverse * net.params[row.scale])
+            record.mean = np.float32(record.mean + op.momentum * (mean - record.mean))
+            record.variance = np.float32(record.variance + op.momentum * (unbiased - record.variance))
+        record.center, record.inverse = mean, 1 / np.sqrt(variance + op.epsilon)
+        factor = np.float32(record.inverse * net.params[row.scale])
         shift, center = net.params[row.bias], np.float32(mean)
         for block in range(num_blocks(num_examples)):
             for h in range(op.height):
@@ -70,8 +70,8 @@ def batch_norm_backward(net: Arrays, op: Record, num_examples: int, uses_batch: 
     never_inline()
     values, value_gradients, count = net.values, net.value_gradients, num_examples * op.height * op.width
     for row in net.rows[op.first_row : op.last_row]:
-        line = net.statistics[row.line]
-        mean, inverse = line.center, line.inverse
+        record = net.statistics[row.statistics]
+        mean, inverse = record.center, record.inverse
         sums, products = np.zeros(LANES), np.zeros(LANES)
         for block in range(num_blocks(num_examples)):
             for h in range(op.height):

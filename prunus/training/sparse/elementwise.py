@@ -28,8 +28,8 @@ def position_places(op: Record, row: Record, h: int, w: int, base: int) -> tuple
 
     Args:
         op: The operation.
-        row: The line of the channel in `rows`.
-        h: The line of the output.
+        row: The record of the channel in `rows`.
+        h: The row of the output.
         w: The column of the output.
         base: The first place of the block of examples.
 

@@ -11,15 +11,12 @@ from torch import Tensor, nn
 from prunus.training.recipe import Recipe
 from prunus.training.sparse import program
 from prunus.training.sparse.arrays import RecordArray
-from prunus.training.sparse.optimizers import OptimizerSettings
+from prunus.training.sparse.optimizers import NUMBERS, OptimizerSettings
 from prunus.training.sparse.places import Connection
 from prunus.training.sparse.tables import list_parameters, make_arrays
 from prunus.training.sparse.vectors import LANES, zeros
 
 Keys = NDArray[np.uint64]
-
-_OPTIMIZERS = ("sgd", "nesterov", "adam", "adamw")
-"""In the order of their numbers in `optimizers`."""
 _ADAM_STATE = ("exp_avg", "exp_avg_sq")
 _SGD_STATE = ("momentum_buffer",)
 
@@ -57,8 +54,8 @@ class SparseNetwork:
         """Copy the values of the model."""
         for parameter in self._parameters.values():
             self._net.params[parameter.first : parameter.last] = parameter.read(parameter.tensor)
-        for norm, lines in self._norm_lines():
-            lines["mean"], lines["variance"] = norm.running_mean.numpy(), norm.running_var.numpy()
+        for norm, records in self._norm_statistics():
+            records["mean"], records["variance"] = norm.running_mean.numpy(), norm.running_var.numpy()
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Copy the state of the optimizer of the model; without a state, the training has taken no step."""
@@ -83,10 +80,10 @@ class SparseNetwork:
                 parameter.write(state[key], self._moments[row])
             if "step" in state:
                 state["step"].fill_(self._step)
-        for norm, lines in self._norm_lines():
+        for norm, records in self._norm_statistics():
             if norm.training:
-                norm.running_mean.copy_(torch.from_numpy(lines["mean"]))
-                norm.running_var.copy_(torch.from_numpy(lines["variance"]))
+                norm.running_mean.copy_(torch.from_numpy(records["mean"]))
+                norm.running_var.copy_(torch.from_numpy(records["variance"]))
                 norm.num_batches_tracked.add_(self._num_new_steps)
         self._num_new_steps = 0
 
@@ -115,7 +112,7 @@ class SparseNetwork:
         self._reserve(min(recipe.batch_size, len(order)))
         penalties = [recipe.penalty_strength if recipe.penalty == name else 0.0 for name in ("l1", "l2")]
         values = map(float, (recipe.momentum, recipe.weight_decay, *penalties))
-        settings = OptimizerSettings(_OPTIMIZERS.index(recipe.optimizer), *values)
+        settings = OptimizerSettings(NUMBERS[recipe.optimizer], *values)
         examples = program.OrderedExamples(_flat(inputs), labels.numpy(), order.numpy())
         loss, num_labeled, step = program.train_batches(
             self._net, examples, recipe.batch_size, settings, self._moments, learning_rates, keys, self._step
@@ -152,8 +149,8 @@ class SparseNetwork:
         if len(self._net.values) < size * LANES:
             self._net = self._net._replace(values=zeros(size), value_gradients=zeros(size))
 
-    def _norm_lines(self) -> Iterator[tuple[Any, RecordArray]]:
-        """Each BatchNorm with the lines of its channels in the statistics."""
+    def _norm_statistics(self) -> Iterator[tuple[Any, RecordArray]]:
+        """Each BatchNorm with the records of its channels in `statistics`."""
         first = 0
         for norm in self._norms:
             yield norm, self._net.statistics[first : first + norm.num_features]

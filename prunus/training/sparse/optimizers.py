@@ -9,6 +9,8 @@ from prunus.training.sparse.arrays import Arrays, Float32Array
 from prunus.training.sparse.vectors import never_inline
 
 SGD, NESTEROV, ADAM, ADAMW = range(4)
+NUMBERS = {"sgd": SGD, "nesterov": NESTEROV, "adam": ADAM, "adamw": ADAMW}
+"""The number of each optimizer by its name in a recipe."""
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
@@ -32,7 +34,7 @@ def optimizer_step(
 
     Args:
         net: The network.
-        moments: The state of the optimizer [2, P]: the moments of Adam, or the momentum in its first line.
+        moments: The state of the optimizer [2, P]: the moments of Adam, or the momentum in its first row.
         settings: The recipe.
         learning_rate: That of the step.
         step: The number of the step, from 1.

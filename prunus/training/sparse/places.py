@@ -33,7 +33,7 @@ class Slot:
 
     @property
     def stride(self) -> int:
-        """Places from one line to the next."""
+        """Places from one row to the next."""
         return self.width + 2 * self.border
 
     @property
@@ -48,8 +48,8 @@ class Slot:
 
     def places(self) -> NDArray[np.int64]:
         """The place of each value of a flattened tensor [C, H, W], relative to `place`."""
-        channel, line, column = np.ogrid[: self.channels, : self.height, : self.width]
-        places: NDArray[np.int64] = channel * self.area + self.corner + line * self.stride + column
+        channel, row, column = np.ogrid[: self.channels, : self.height, : self.width]
+        places: NDArray[np.int64] = channel * self.area + self.corner + row * self.stride + column
         return places.reshape(-1)
 
 

@@ -126,7 +126,7 @@ class _Tables:
             op["uses_batch"] = layer.module.training
             rows["scale"] = self._first[layer.parameter("weight")] + live
             rows["bias"] = self._first[layer.parameter("bias")] + live
-            rows["line"] = self.num_statistics + live
+            rows["statistics"] = self.num_statistics + live
             self.num_statistics += target.channels
         op["first_row"] = self.ops[number - 1]["last_row"] if number else 0
         op["last_row"] = op["first_row"] + len(live)
@@ -163,8 +163,8 @@ def _tile(source: Slot, target: Slot, kernel: tuple[int, ...], stride: tuple[int
     """Height and width of the largest tile, halved from the whole output, whose inputs fit into `CACHE_BYTES`."""
     tile = [target.height, target.width]
     while max(tile) > 1:
-        lines, columns = ((t - 1) * s + k for t, s, k in zip(tile, stride, kernel, strict=True))
-        if source.live.sum() * lines * columns * 4 * LANES <= CACHE_BYTES:
+        height, width = ((t - 1) * s + k for t, s, k in zip(tile, stride, kernel, strict=True))
+        if source.live.sum() * height * width * 4 * LANES <= CACHE_BYTES:
             break
         longer = 0 if tile[0] >= tile[1] else 1
         tile[longer] = -(-tile[longer] // 2)

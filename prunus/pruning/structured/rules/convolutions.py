@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from prunus.pruning.structured.labels import ChannelIds, Coupling, LabelLayer, Labels, Shape, Work
-from prunus.pruning.structured.rules.elementwise import elementwise
+from prunus.pruning.structured.rules.elementwise_rules import elementwise
 from prunus.pruning.structured.rules.registry import Arguments, operand, register_rule
 
 KERNEL = "it is a dimension of a kernel"

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from prunus.pruning.structured.labels import Coupling, LabelLayer, Labels, Shape
-from prunus.pruning.structured.rules.elementwise import elementwise, scale_and_shift
+from prunus.pruning.structured.rules.elementwise_rules import elementwise, scale_and_shift
 from prunus.pruning.structured.rules.registry import Arguments, operand, register_rule
 
 NORMALIZED = "the values are normalized over the channels"

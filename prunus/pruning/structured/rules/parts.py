@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from prunus.pruning.structured.labels import Coupling, LabelLayer, Labels, Shape
-from prunus.pruning.structured.rules.elementwise import elementwise
+from prunus.pruning.structured.rules.elementwise_rules import elementwise
 from prunus.pruning.structured.rules.registry import Arguments, UnsupportedCall, operand, register_rule
 
 

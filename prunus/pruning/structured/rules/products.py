@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from prunus.pruning.structured.labels import Coupling, LabelLayer, Labels, Shape, Work
-from prunus.pruning.structured.rules.elementwise import elementwise
+from prunus.pruning.structured.rules.elementwise_rules import elementwise
 from prunus.pruning.structured.rules.registry import Arguments, UnsupportedCall, register_rule
 
 

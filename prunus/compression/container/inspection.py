@@ -9,7 +9,7 @@ import torch
 from prunus.compression.codecs.bitpack import width
 from prunus.compression.container.file_format import CHECKSUM, INTEGERS, PREFIX
 from prunus.compression.container.header import TensorEntry, header_text
-from prunus.compression.container.read import ParsedFile, named_memory_errors, parse_file, read_bytes
+from prunus.compression.container.reading import ParsedFile, named_memory_errors, parse_file, read_bytes
 from prunus.compression.container.tensor_blob import HALF, Stream, TensorBlob
 
 

@@ -20,7 +20,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 
 from prunus.errors import WorkerError
-from prunus.runs.executors.run_task import Say
+from prunus.runs.executors.run_task import LogFn
 from prunus.runs.executors.scheduler import WAIT_SECONDS, RunScheduler
 from prunus.runs.executors.worker import (
     MAX_RESTARTS,
@@ -57,7 +57,7 @@ def processes(work: MissingRuns, workers: int | None, scheduler: RunScheduler) -
     Raises:
         WorkerError: A worker cannot start, or was lost too often.
     """
-    pool = _Pool(work, min(workers or os.cpu_count() or 1, len(work.todo)), scheduler.say)
+    pool = _Pool(work, min(workers or os.cpu_count() or 1, len(work.todo)), scheduler.log)
     try:
         for number in range(pool.size):
             pool.start(number)
@@ -91,8 +91,8 @@ class _Worker:
 class _Pool:
     """The worker processes that have not ended; none runs after `end`."""
 
-    def __init__(self, work: MissingRuns, size: int, say: Say) -> None:
-        self.work, self.size, self.say = work, size, say
+    def __init__(self, work: MissingRuns, size: int, log: LogFn) -> None:
+        self.work, self.size, self.log = work, size, log
         self.workers: list[_Worker] = []
         self.errors: Errors = {}
         self.lost = 0
@@ -148,7 +148,7 @@ class _Pool:
                 f"A worker {why}, the {self.lost}th that was lost; what is done is kept: run the same command again, "
                 'with the executor "inline" to see why.'
             )
-        self.say(f"a worker {why}; another one takes its place")
+        self.log(f"a worker {why}; another one takes its place")
         self._remove(worker)
         self.start(worker.number)
 

@@ -153,7 +153,7 @@ def pack(
 
     Example:
         >>> import torch
-        >>> from prunus.compression.container.read import unpack
+        >>> from prunus.compression.container.reading import unpack
         >>> data = pack({"weight": torch.tensor([[0.0, 0.5], [0.0, -0.5]])}, metadata={"by": "hand"})
         >>> unpack(data)[1]["weight"]
         tensor([[ 0.0000,  0.5000],

@@ -17,7 +17,7 @@ from prunus.compression.container.edits import (
     remaining_state,
 )
 from prunus.compression.container.file_format import CHECKSUM, PLAIN_DATA, as_bytes, checksum
-from prunus.compression.container.read import (
+from prunus.compression.container.reading import (
     ParsedFile,
     decode_section,
     named_memory_errors,

@@ -106,7 +106,7 @@ def read_evaluation(split: ImageFiles) -> Iterator[Tensor]:
 def read_training_plainly(split: ImageFiles) -> Iterator[Tensor]:
     """The same windows of the same images as `read_training`, in whole pixels."""
     for i, indices in enumerate(batch_indices(len(split), BATCH_SIZE, seed=0, epoch=0)):
-        crops = torch.rand(len(indices), 5, generator=make_generator(0, "augmentation", 0, i)).tolist()
+        crops = torch.rand(len(indices), 5, generator=make_generator(0, "crop", 0, i)).tolist()
         images = []
         for index, crop in zip(indices.tolist(), crops, strict=True):
             image = _decode(split.paths[index])

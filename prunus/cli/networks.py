@@ -1,5 +1,6 @@
 """The network that a command reads, trains if need be, and writes."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +144,9 @@ def check_format(model: "nn.Module", path: Path) -> None:
     encode(state | {n: t.detach().flatten()[:1].clone() for n, t in dense.items()})
 
 
-def train_with_its_recipe(name: str, model: "nn.Module", data: Any, seed: int) -> None:
+def train_with_its_recipe(
+    name: str, model: "nn.Module", data: Any, seed: int, task: Mapping[str, Any]
+) -> None:
     """Train the model, in place, with the recipe of its name.
 
     Args:
@@ -151,6 +154,7 @@ def train_with_its_recipe(name: str, model: "nn.Module", data: Any, seed: int) -
         model: The network.
         data: The data set to train on.
         seed: Seed of the training.
+        task: The "forward" and the "loss" of the training, from `import_task`.
 
     Raises:
         DataError: The data are not a data set.
@@ -172,13 +176,14 @@ def train_with_its_recipe(name: str, model: "nn.Module", data: Any, seed: int) -
             f"Expected a prunus.Dataset to train {name} on, got a {type(data).__name__}; pass --weights FILE, or "
             "--no-train if your function returns trained weights."
         )
-    check_model(model, data)
+    forward, loss = task["forward"], task["loss"]
+    check_model(model, data, call=forward, loss=loss)
     recipe = COMPRESSION_RECIPES[default_preset(model)].dense
     epochs = pluralize(recipe.epochs, "epoch")
     log(f"{name} is trained first, {epochs}; pass trained weights with --weights FILE to skip this")
     epoch_line = epoch_lines(recipe.epochs)
     train(
-        model, data, recipe,
+        model, data, recipe, forward=forward, loss=loss,
         seed=derive_seed(seed, "dense"), report=lambda epoch: epoch_line("dense", epoch), progress=report,
     )  # fmt: skip
 

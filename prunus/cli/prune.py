@@ -107,7 +107,7 @@ def prune(
     needs_data = needs_data or hasattr(network, "built_in")  # a built-in model is evaluated on its data set
     examples = networks.load_calibration(model, network, data, needs_data, device=device, seed=seed)
     if not is_trained:
-        networks.train_with_its_recipe(model, network, examples, seed)
+        networks.train_with_its_recipe(model, network, examples, seed, task)
     test = getattr(examples, "test", None)
     before = tasks.evaluate_if_possible(network, test, task)
     report("pruning", 0, 0)

@@ -123,7 +123,8 @@ def slim(
     plan = prunus.slim(
         network, example.to(device),
         macs=macs, parameters=parameters, density=density, latency=latency, budget=budget, criterion=scorer,
-        scope=scope, calibration=calibration, forward=task["forward"], loss=task["loss"], seed=seed,
+        scope=scope, calibration=calibration, forward=task["forward"], seed=seed,
+        loss=task["loss"] if scorer.needs_examples else None,
         round_to=round_to, min_channels=min_channels, exclude=exclude or (), allow_inexact=allow_inexact, refit=refit,
     )  # fmt: skip
     dense, report = copied(network), plan.report

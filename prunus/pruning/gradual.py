@@ -12,10 +12,11 @@ from prunus.errors import CheckpointError, DensityError, ModelError, StatisticsE
 from prunus.masks import Masks, all_kept
 from prunus.modules import uncompiled
 from prunus.pruning.methods import pruning_method
-from prunus.pruning.prune import check_prune, prune
+from prunus.pruning.prune import check_prune, check_prune_options, prune
 from prunus.pruning.schedules import Schedule, densities_of
 from prunus.pruning.scopes import parse_scope, shapes_of
 from prunus.pruning.selection import select_weights
+from prunus.registry import check_callbacks
 from prunus.seeds import derive_seed
 from prunus.training.state import add_prefix, strip_prefix
 from prunus.types import Density, Params
@@ -75,6 +76,9 @@ class GradualPruning:
             UnknownNameError: No schedule or scope has that name.
             ModelError: The model has no weights to prune, the optimizer steps none of them, or an option is not an
                 argument of `prunus.prune`.
+            StatisticsError: The method or an option needs calibration examples and there are none, or can read them
+                once only; or a loss would have no effect.
+            SpecError: `progress` is not a function.
         """
         for name, value, low in (("every", every, 1), ("begin", begin, 0)):
             if not isinstance(value, int | np.integer) or value < low:
@@ -95,8 +99,9 @@ class GradualPruning:
         scope.check(shapes_of(selection.weights), self.densities)
         check_prune(method, selection, self.densities[-1], scope, options.get("densities"))
         calibration = options.get("calibration")
-        if calibration is None and method.needs_examples:
-            raise StatisticsError(f"Expected calibration examples, got none; pass some: {method.summary}")
+        names = ("calibration", "loss", "densities", "refit", "recalibrate", "forward")
+        check_prune_options(method, **{name: options[name] for name in names if name in options})
+        check_callbacks(progress=options.get("progress"))
         if rounds > 1 and isinstance(calibration, Iterator):
             raise StatisticsError(
                 f"Expected calibration examples that can be read once per round, such as a DataLoader or a list, got a "

@@ -7,7 +7,7 @@ first name. A parameter that is frozen (requires_grad=False) may be pruned like 
 """
 
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -236,9 +236,11 @@ def _check_patterns(
 ) -> None:
     """Raise ModelError where a pattern to include selects no parameter, or one to exclude matches none."""
     for name, patterns in (("include", include), ("exclude", exclude)):
-        if isinstance(patterns, str):
+        is_list = isinstance(patterns, Iterable) and not isinstance(patterns, str)
+        if not is_list or not all(isinstance(pattern, str) for pattern in patterns):
             raise ModelError(
-                f"Expected {name} to be a list of patterns, got {patterns!r}; pass [{patterns!r}]."
+                f"Expected {name} to be a list of names or patterns, got {patterns!r}; pass a list such as "
+                "['fc1.weight', 'conv*']."
             )
     for pattern in (*include, *exclude):
         others = {name: p for name, p in parameters.items() if _matches(name, [pattern])}

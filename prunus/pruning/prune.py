@@ -31,7 +31,7 @@ from prunus.pruning.views import layer_view, why_no_layer_inputs
 from prunus.pruning.weights import set_weights, with_weights
 from prunus.registry import check_callbacks
 from prunus.seeds import derive_seed
-from prunus.training.losses import Loss, LossFunction
+from prunus.training.losses import Loss, LossFunction, find_loss
 from prunus.training.outputs import Forward
 from prunus.types import Dataset, Density, MaskDict, Params, Progress, Scores, numel_by_name
 
@@ -132,10 +132,12 @@ def prune(
     check_prune(method, selection, density, scope, densities)
     check_initialized(model)
     weights, within = selection.weights, selection.within
+    check_prune_options(
+        method, calibration=calibration, loss=loss, densities=densities, refit=refit, recalibrate=recalibrate,
+        forward=forward,
+    )  # fmt: skip
     seeds = derive_seed(seed, "prune"), derive_seed(seed, "ties")
     examples, measured = _select_examples(model, calibration, method.num_examples, seeds[0])
-    options = {"densities='error_curves'": densities, "refit=True": refit, "recalibrate=True": recalibrate}
-    _check_options(method, {**options, "forward": forward}, examples, loss)
     before = {name: weight.detach() for name, weight in weights.items()}
     if not isinstance(method, LayerMethod):  # a function or a method of the user may write over them
         before = {name: weight.clone() for name, weight in before.items()}
@@ -269,24 +271,49 @@ def _on_device_of(model: nn.Module, examples: Examples) -> Examples:
     return Examples(map_tensors(lambda tensor: tensor.to(device), examples.batch))
 
 
-def _check_options(
+def check_prune_options(
     method: PruningMethod,
-    options: Mapping[str, object],
-    examples: Examples | None,
-    loss: str | Loss | LossFunction | None,
+    *,
+    calibration: Calibration | None = None,
+    loss: str | Loss | LossFunction | None = None,
+    densities: str | None = None,
+    refit: bool = False,
+    recalibrate: bool = False,
+    forward: Forward | None = None,
 ) -> None:
-    """Raise StatisticsError where one of the `options` lacks examples, or a loss would have no effect."""
-    if method.needs_examples and examples is None:
+    """Raise, before any work, where an option lacks calibration examples, or a loss would have no effect.
+
+    Args:
+        method: The pruning method.
+        calibration: As for `prune`; only whether there are examples counts.
+        loss: As for `prune`.
+        densities: As for `prune`.
+        refit: As for `prune`.
+        recalibrate: As for `prune`.
+        forward: As for `prune`.
+
+    Raises:
+        StatisticsError: The method or an option needs examples and there are none, or no loss is differentiated.
+        UnknownNameError: LOSSES has no loss of that name.
+    """
+    needing = {
+        "densities='error_curves'": densities, "refit=True": refit, "recalibrate=True": recalibrate,
+        "forward": forward,
+    }  # fmt: skip
+    if method.needs_examples and calibration is None:
         raise StatisticsError(
             f"Expected calibration examples for the method, got none; pass calibration=...: {method.summary}"
         )
-    for user, needs in options.items():
-        if needs and examples is None:
-            raise StatisticsError(f"Expected calibration examples for {user}, got none; pass calibration=...")
+    for option, is_used in needing.items():
+        if is_used and calibration is None:
+            raise StatisticsError(
+                f"Expected calibration examples for {option}, got none; pass calibration=..."
+            )
     if loss is not None and not uses_loss(method):
         raise StatisticsError(
             f"Expected no loss, as none is differentiated, got {loss!r}; leave it out: {method.summary}"
         )
+    find_loss(loss)
 
 
 def uses_loss(method: PruningMethod) -> bool:

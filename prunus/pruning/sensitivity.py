@@ -13,13 +13,13 @@ from torch import nn
 
 from prunus.data.examples import DEFAULT_NUM_EXAMPLES, Batch, Calibration, Examples, sample_examples
 from prunus.errors import DensityError
-from prunus.masks import apply_masks
 from prunus.modules import check_initialized, copied, uncompiled
 from prunus.pruning.criteria import CRITERIA
+from prunus.pruning.methods import CriterionMethod
 from prunus.pruning.progress import tracked
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.scopes import Layer
-from prunus.pruning.statistics import Criterion, Statistics, as_criterion, collect
+from prunus.pruning.statistics import Criterion, Statistics, as_criterion
+from prunus.pruning.weights import set_weights
 from prunus.registry import check_callbacks, lookup
 from prunus.training.evaluation import evaluate
 from prunus.training.evaluation_totals import MetricFunction
@@ -84,7 +84,8 @@ def sensitivity(
         {name: points in order of falling density}.
 
     Raises:
-        ModelError, NoPrunableWeightsError, TiedWeightsError: As `prunable_weights`.
+        ModelError, NoPrunableWeightsError, TiedWeightsError: As `prunable_weights`; or a weight_norm would divide by
+            zero at one of the densities.
         DensityError: A density out of range.
         DataError, StatisticsError: The examples cannot be used, or the criterion needs examples and there are none.
         SpecError: `progress` is not a function.
@@ -92,23 +93,22 @@ def sensitivity(
     check_callbacks(progress=progress)
     check_initialized(model)
     trial = copied(uncompiled(model))
-    scored = (
-        lookup("criterion", CRITERIA, criterion) if isinstance(criterion, str) else as_criterion(criterion)
-    )
+    named = lookup("criterion", CRITERIA, criterion) if isinstance(criterion, str) else criterion
+    method = CriterionMethod(as_criterion(named))
     examples = None if calibration is None else sample_examples(calibration, DEFAULT_NUM_EXAMPLES, seed)
     options: dict[str, Any] = {"forward": forward, "loss": loss}
-    weights = prunable_weights(trial, include, exclude)
-    originals = {name: weight.detach().clone() for name, weight in weights.items()}
+    parameters = dict(trial.named_parameters())
+    weights = {name: weight.detach() for name, weight in prunable_weights(trial, include, exclude).items()}
     curves: Curves = {name: [] for name in weights}
     steps = list(product(weights, sorted(densities, reverse=True)))
     for name, density in tracked(steps, "densities of layers evaluated", progress):
-        original = {name: originals[name]}
-        if not curves[name]:
-            scores = scored(collect(trial, original, scored.requires, examples, seed=seed, **options))
-        masks = Layer().select(scores, density, seed=seed)
-        weights[name].data.copy_(apply_masks(original, masks)[name])
+        pruned = method.prune(
+            trial, {name: weights[name]}, density, "layer", examples, seeds=(seed, seed), **options
+        ).weights
+        before = {changed: parameters[changed].detach().clone() for changed in pruned}
+        set_weights(trial, pruned)
         result = evaluate(trial, data, metric=metric, **options)
-        weights[name].data.copy_(originals[name])
+        set_weights(trial, before)
         curves[name].append(SensitivityPoint(density, result.accuracy, result.loss, result.metric))
     return curves
 

@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from prunus.data.examples import Batch, inputs_of, map_tensors
@@ -22,7 +23,8 @@ def call_model(model: nn.Module, batch: Batch, forward: Forward | None = None) -
     """The outputs of `model` on a batch.
 
     Without `forward` the model is called with the inputs of the batch (with the entries of a dict by name), and
-    floating-point inputs are converted to the dtype of the parameters where these have one dtype.
+    floating-point inputs are converted to the dtype of the parameters where these have one dtype. A `forward` receives
+    float16 and bfloat16 inputs as float32 where the parameters are float32, as they are in training.
 
     Args:
         model: The model.
@@ -39,9 +41,12 @@ def call_model(model: nn.Module, batch: Batch, forward: Forward | None = None) -
     >>> call_model(nn.Identity(), (3 * torch.ones(1), torch.zeros(1)))
     tensor([3.])
     """
-    if forward is not None:
-        return forward(model, batch)
     dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    if forward is not None:
+        if dtypes == {torch.float32}:
+            halves = (torch.float16, torch.bfloat16)
+            batch = map_tensors(lambda t: t.float() if t.dtype in halves else t, batch)
+        return forward(model, batch)
     inputs = inputs_of(batch)
     if len(dtypes) == 1:
         (dtype,) = dtypes

@@ -48,6 +48,11 @@ def check_recipe(recipe: Recipe) -> None:
             f"Expected the momentum of the optimizer {recipe.optimizer!r} to be {allowed} and below 1, got "
             f"{recipe.momentum!r}; set a value such as 0.9."
         )
+    if recipe.penalty != "none" and not recipe.penalty_strength:
+        raise SpecError(
+            f"Expected penalty_strength above 0 with the penalty {recipe.penalty!r}, got {recipe.penalty_strength!r}; "
+            "set a value such as 1e-4, or penalty='none'."
+        )
     _check_schedule(recipe)
     if recipe.label_smoothing >= 1:
         raise SpecError(

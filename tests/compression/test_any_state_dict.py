@@ -182,3 +182,18 @@ def test_module_is_not_changed_by_a_file_that_cannot_be_decoded(tmp_path, monkey
     assert all(torch.equal(a, b) for a, b in zip(before, target.parameters(), strict=True))
     load(tmp_path / "good.prunus", into=target)
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
+
+
+def test_tensor_whose_entries_share_memory_is_refused_before_the_module_is_changed(tmp_path):
+    class Expanded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+            self.register_buffer("expanded", torch.randn(2, 2).expand(3, 2, 2))
+
+    prunus.save(Expanded(), tmp_path / "e.prunus")
+    module = Expanded()
+    before = module.layer.weight.detach().clone()
+    with pytest.raises(ModelMismatchError, match="several entries of 'expanded' of Expanded share one place"):
+        prunus.load(tmp_path / "e.prunus", into=module)
+    assert torch.equal(module.layer.weight, before)

@@ -346,7 +346,7 @@ def test_codebook_constraint_raises_for_a_checkpoint_of_other_masks():
             for p in places
         )
     other.load_state_dict(other.state_dict())
-    with pytest.raises(CheckpointError, match="other codes or masks"):
+    with pytest.raises(CheckpointError, match="codes and masks of this training, got one with others"):
         other.load_state_dict(first.state_dict())
 
 

@@ -430,9 +430,9 @@ def test_list_names_all_built_in_components(run):
 
 
 def test_run_passes_size_and_replicates_and_prints_the_result(run, monkeypatch, tmp_path):
-    def count(experiment, size, out, *, replicates, seed, report, **options):
+    def count(experiment, size, out, *, replicates, seed, log, **options):
         """Count to three."""
-        report("counting")
+        log("counting")
         (out / "counted.txt").write_text(f"{experiment.name} {size} {replicates} {seed}")
         content = {"question": "How many?", "verdicts": []}
         return Result("count", content, "| 1 | 2 | 3 |", [out / "counted.txt"])

@@ -63,6 +63,10 @@ def text():
 def regression():
     return dataset(X, X[:, :3], ())
 
+def regression_net():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+
 def second(model, batch):
     return model(batch[0])[1]
 
@@ -219,3 +223,13 @@ def test_one_of_several_outputs_is_compressed(run):
 def test_a_task_that_cannot_be_compressed_is_refused_before_the_work(arguments, code, message, run):
     assert message in " ".join(compress(run, "net", *arguments, code=code).err.split())
     assert not Path("o.prunus").exists()
+
+
+def test_the_training_before_pruning_has_the_loss_and_the_forward_of_the_options(run):
+    common = ("--density=0.5", "--out=o.safetensors", "--force")
+    own = ("--data=task_nets:regression", "--loss=squared_error", "--metric=task_nets:distance", "--json")
+    trained = json.loads(run("prune", "task_nets:regression_net", *own, *common).out)
+    untrained = json.loads(run("prune", "task_nets:regression_net", *own, *common, "--no-train").out)
+    assert trained["dense_test_metric"] > untrained["dense_test_metric"]
+    printed = run("prune", "task_nets:Two", "--data=task_nets:noise", "--forward=task_nets:second", *common)
+    assert "trained first" in printed.err

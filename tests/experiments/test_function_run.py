@@ -119,7 +119,7 @@ def test_killed_experiment_continues_with_the_same_numbers(name, tmp_path):
     assert done
     lines: list[str] = []
     experiment = EXPERIMENTS[name]
-    arguments = {"executor": "inline", "report": lines.append}
+    arguments = {"executor": "inline", "log": lines.append}
     resumed = run_experiment(experiment, "smoke", tmp_path / "out", store=tmp_path / "store", **arguments)
     assert not any(id in line for id in done for line in lines[1:])
     unbroken = run_experiment(experiment, "smoke", tmp_path / "whole", store=tmp_path / "other", **arguments)

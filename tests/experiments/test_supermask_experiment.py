@@ -103,7 +103,7 @@ def test_networks_follow_from_model_and_data_settings(settings, networks):
 @pytest.mark.filterwarnings("ignore::prunus.errors.NoEffectWarning")
 def test_omitted_networks_are_reported(tmp_path):
     messages = []
-    arguments = {"executor": "inline", "report": messages.append, "store": tmp_path / "store"}
+    arguments = {"executor": "inline", "log": messages.append, "store": tmp_path / "store"}
     run_experiment(supermasks, "smoke", tmp_path / "a", settings=SMALL, **arguments)
     assert messages[0] == "on lenet alone; --set network=lenet,conv-2,conv-4,conv-6 selects others"
     messages.clear()

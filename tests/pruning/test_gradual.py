@@ -10,7 +10,14 @@ from torch import nn
 from torch.nn import functional as F
 
 import prunus
-from prunus.errors import CheckpointError, DensityError, ModelError, UnknownNameError
+from prunus.errors import (
+    CheckpointError,
+    DensityError,
+    ModelError,
+    SpecError,
+    StatisticsError,
+    UnknownNameError,
+)
 from prunus.masks import are_nested
 
 INPUTS = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
@@ -137,6 +144,7 @@ def test_each_seed_and_each_round_has_random_scores_of_its_own():
     assert not torch.equal(masks[0], masks[2])
 
 
+CALIBRATION = (torch.zeros(2, 8), torch.zeros(2, dtype=torch.int64))
 BAD = [
     ({"density": 0.0}, DensityError, "0.0"),
     ({"density": 0.001}, DensityError, "keeps one of the"),
@@ -148,6 +156,14 @@ BAD = [
     ({"exclude": ["*"]}, ModelError, "no"),
     ({"damping": 1}, ModelError, r"options of prunus\.prune, got \['damping'\]"),
     ({"within": {}}, ModelError, r"got \['within'\]"),
+    ({"recalibrate": True}, StatisticsError, "calibration examples for recalibrate=True"),
+    ({"refit": True}, StatisticsError, "calibration examples for refit=True"),
+    ({"densities": "error_curves"}, StatisticsError, "calibration examples for densities="),
+    ({"forward": lambda model, batch: model(batch[0])}, StatisticsError, "calibration examples for forward"),
+    ({"criterion": "fisher"}, StatisticsError, "calibration examples for the method"),
+    ({"loss": "squared_error"}, StatisticsError, "Expected no loss, as none is differentiated"),
+    ({"criterion": "fisher", "calibration": CALIBRATION, "loss": "nope"}, UnknownNameError, "loss 'nope'"),
+    ({"progress": 3}, SpecError, "progress"),
 ]
 
 

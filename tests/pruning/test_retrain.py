@@ -1,6 +1,7 @@
 """Pruning in rounds: nested masks, exact densities, scaled dropout, resuming; and sensitivity."""
 
 import copy
+import warnings
 from itertools import pairwise
 from math import sqrt
 
@@ -8,10 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+import prunus
 from prunus.data.batches import iter_batches
 from prunus.data.examples import sample_examples
-from prunus.errors import DensityError, SpecError, StatisticsError, TrainingError
+from prunus.errors import DensityError, NoEffectWarning, SpecError, StatisticsError, TrainingError
 from prunus.masks import are_nested
+from prunus.modules import copied
 from prunus.pruning.criteria.weights import magnitude
 from prunus.pruning.density import num_to_keep
 from prunus.pruning.dropout import retraining_dropout_rates, scaled_dropout
@@ -197,6 +200,22 @@ def test_sensitivity_is_one_layer_at_a_time(mlp, digits):
     masks = Layer().select(magnitude(Statistics(prunable_weights(alone, include=["4.weight"]))), 0.1)
     alone[4].weight.data.mul_(masks["4.weight"])
     assert curve[0].loss == evaluate(alone, digits.validation).loss
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize("normed", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
+def test_sensitivity_of_a_computed_weight_is_the_loss_after_pruning_it(normed):
+    torch.manual_seed(0)
+    model = nn.Sequential(normed(nn.Linear(8, 16)), nn.ReLU(), nn.Linear(16, 3)).eval()
+    x = torch.randn(200, 8)
+    data = (x, model(x).argmax(1))
+    for name, curve in sensitivity(model, data, densities=(1.0, 0.5, 0.3)).items():
+        for point in curve:
+            alone = copied(model)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NoEffectWarning)  # of the density 1
+                prunus.prune(alone, point.density, include=[name])
+            assert point.loss == evaluate(alone, data).loss
 
 
 def test_densities_are_chosen_by_tolerance():

@@ -193,3 +193,28 @@ def test_what_cannot_be_evaluated_is_refused_in_one_sentence(data, options, erro
         error, data = ModelError, (X, labels(6, classes=3))
     with pytest.raises(error, match=message):
         evaluate(nn.Identity(), data, **options)
+
+
+class Noise(nn.Module):
+    """A parametrization that draws random numbers in training mode."""
+
+    def forward(self, weight):
+        return weight + torch.rand(()) if self.training else weight
+
+
+@pytest.mark.parametrize(
+    "parametrized",
+    [
+        lambda layer: nn.utils.parametrizations.spectral_norm(layer),
+        lambda layer: nn.utils.parametrize.register_parametrization(layer, "weight", Noise()),
+    ],
+    ids=["spectral_norm", "noise"],
+)
+def test_evaluation_changes_neither_buffers_nor_the_random_generator(parametrized):
+    model = nn.Sequential(parametrized(nn.Linear(8, 16)), nn.ReLU(), nn.Linear(16, 3)).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random = torch.get_rng_state()
+    evaluate(model, Split(draw(40, 8), torch.arange(40) % 3))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert model.training

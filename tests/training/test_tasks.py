@@ -144,6 +144,12 @@ def test_half_precision_is_trained_in_single_precision(dtype):
     assert all(
         torch.equal(a, b.to(dtype)) for a, b in zip(half.parameters(), single.parameters(), strict=True)
     )
+    data = regression()
+    halves = data_of(data.train.inputs.to(dtype), data.train.labels.to(dtype))
+    own, expected = network().to(dtype), network().to(dtype)
+    train(own, halves, RECIPE, loss="squared_error", forward=lambda model, batch: model(batch[0]))
+    train(expected, halves, RECIPE, loss="squared_error")
+    assert all(torch.equal(a, b) for a, b in zip(own.parameters(), expected.parameters(), strict=True))
     with single_precision(half):
         assert half[0].weight.dtype == torch.float32
     assert half[0].weight.dtype == dtype

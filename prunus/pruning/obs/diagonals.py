@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vjp, vmap
 
 from prunus.data.examples import Batch, inputs_of
-from prunus.errors import ModelError
+from prunus.errors import ModelError, PrunusError, reason_of
 from prunus.pruning.layer_checks import check_layer_output, first_examples
 from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import im2col_batches
@@ -130,13 +130,24 @@ def hessian_vector_product(objective: Objective, direction: Tensor) -> Tensor:
 
     Returns:
         H v, [P].
+
+    Raises:
+        ModelError: The loss cannot be differentiated twice.
     """
 
     def error(vector: Tensor) -> Tensor:
         return objective.error(unflatten_weights(vector, objective.weights))
 
-    # Backward twice: forward-mode differentiation warns on its first use, and a Hessian is symmetric.
-    result: Tensor = vjp(grad(error), flatten_weights(objective.weights))[1](direction)[0]
+    try:
+        # Backward twice: forward-mode differentiation warns on its first use, and a Hessian is symmetric.
+        result: Tensor = vjp(grad(error), flatten_weights(objective.weights))[1](direction)[0]
+    except (PrunusError, torch.OutOfMemoryError):
+        raise
+    except RuntimeError as cause:
+        raise ModelError(
+            f"The loss of {type(objective.model).__name__} cannot be differentiated twice "
+            f"({reason_of(cause)[:80]}); choose another method, such as fisher."
+        ) from cause
     return result
 
 

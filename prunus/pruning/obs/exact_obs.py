@@ -85,16 +85,18 @@ class ExactObsState(PruningState):
         rows, remaining = hessian.rows(weight).cpu(), hessian.rows(self.masks[name]).bool().cpu()
         threads = torch.get_num_threads()
         step, done, scores = max(threads, ROW_WORK // size**3), 0, []
-        for group in range(groups):
-            inverse = torch.cholesky_inverse(cholesky(name, hessian, group)).cpu().numpy()
-            for first in range(0, rows.shape[1], step):
-                part = slice(first, first + step)
-                part_rows, part_mask = rows[group, part].numpy(), remaining[group, part].numpy()
-                scores.append(elimination_scores(part_rows, inverse, part_mask, block, m, m - n, threads))
-                done += len(part_rows)
-                if self.progress:
-                    self.progress(f"rows of {name} scored", done, groups * rows.shape[1])
-        torch.set_num_threads(threads)  # numba sets the number of threads of the whole process
+        try:
+            for group in range(groups):
+                inverse = torch.cholesky_inverse(cholesky(name, hessian, group)).cpu().numpy()
+                for first in range(0, rows.shape[1], step):
+                    part = slice(first, first + step)
+                    part_rows, part_mask = rows[group, part].numpy(), remaining[group, part].numpy()
+                    scores.append(elimination_scores(part_rows, inverse, part_mask, block, m, m - n, threads))
+                    done += len(part_rows)
+                    if self.progress:
+                        self.progress(f"rows of {name} scored", done, groups * rows.shape[1])
+        finally:
+            torch.set_num_threads(threads)  # numba sets the number of threads of the whole process
         matrix = torch.cat([torch.from_numpy(part) for part in scores])
         return from_matrix(matrix, weight).to(weight.device)
 

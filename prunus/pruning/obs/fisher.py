@@ -20,8 +20,9 @@ updates as if each weight were pruned alone. Steps are of equal size, where oBER
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -32,7 +33,7 @@ from torch.nn import functional as F
 from prunus.data.examples import iter_tensors
 from prunus.errors import ModelError, NonFiniteError, StatisticsError
 from prunus.masks import apply_masks
-from prunus.pruning.calibration_checks import check_nonzero
+from prunus.pruning.calibration_checks import check_nonzero, run_forward
 from prunus.pruning.masks import check_finite
 from prunus.pruning.obs.method import LossMethod, check_damping
 from prunus.pruning.obs.objective import Objective
@@ -197,10 +198,19 @@ def per_example_gradients(objective: Objective, batch_size: int) -> Iterator[Par
         try:
             in_dims = (None, *(0 for _ in tensors))
             gradients = vmap(grad(error), in_dims=in_dims)(objective.weights, *tensors)
-        except RuntimeError:  # a forward that depends on values, as masks of transformers do, takes no vmap
-            each = [grad(error)(objective.weights, *example) for example in zip(*tensors, strict=True)]
+        except RuntimeError:  # a forward that depends on values, or has a function of its own, takes no vmap
+            each = [_gradients_of_one(objective, example) for example in zip(*tensors, strict=True)]
             gradients = {name: torch.stack([g[name] for g in each]) for name in objective.weights}
         yield {name: g.detach() for name, g in gradients.items()}
+
+
+@torch.enable_grad()
+def _gradients_of_one(objective: Objective, tensors: Sequence[Tensor]) -> Params:
+    """The gradients for one example, {name: [...]}, without functorch."""
+    leaves = {name: weight.detach().requires_grad_() for name, weight in objective.weights.items()}
+    error = run_forward(objective.model, objective.batch_of_one(tensors), partial(objective.error, leaves))
+    values = torch.autograd.grad(error, list(leaves.values()), materialize_grads=True)
+    return dict(zip(leaves, values, strict=True))
 
 
 def to_blocks(values: Tensor, block_size: int) -> Tensor:

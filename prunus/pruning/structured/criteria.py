@@ -34,6 +34,7 @@ from prunus.pruning.obs.objective import make_objective
 from prunus.pruning.statistics import Criterion, Statistics, as_criterion, collect
 from prunus.pruning.structured.graph import require_tensor
 from prunus.pruning.structured.groups import Group, GroupMember
+from prunus.pruning.views import LayerView, layer_view
 from prunus.registry import lookup
 from prunus.seeds import make_generator
 from prunus.training.losses import AnyLoss
@@ -106,9 +107,19 @@ class FilterStatistics:
         return {name: require_tensor(self.model, name).detach() for name in self.readers}
 
     @cached_property
+    def reader_view(self) -> LayerView:
+        """The model with a forward pass that calls all layers in `readers`, as that of MultiheadAttention does not."""
+        return layer_view(self.model, self.reader_weights)
+
+    @cached_property
     def hessians(self) -> dict[str, LayerHessian]:
         """H = 2 X Xᵀ / N of the inputs of the layers in `readers`. Raises StatisticsError without examples."""
-        return layer_hessians(self.model, self.reader_weights, self.examples, forward=self.forward)
+        view = self.reader_view
+        with view.names_of_model():
+            hessians = layer_hessians(
+                view.model, view.weights(self.reader_weights), self.examples, forward=self.forward
+            )
+        return {view.model_names[name]: hessian for name, hessian in hessians.items()}
 
 
 @dataclass(frozen=True)
@@ -307,8 +318,10 @@ def _mean_of_inputs(function: Callable[[Tensor], Tensor], stats: FilterStatistic
         totals[name] = totals[name] + values.sum(1)
         counts[name] += values.shape[1]
 
-    adders = {name: partial(add, name) for name in weights}
-    pass_layer_inputs(stats.model, weights, stats.examples, adders, forward=stats.forward)
+    view = stats.reader_view
+    adders = {name: partial(add, view.model_names[name]) for name in view.weights(weights)}
+    with view.names_of_model():
+        pass_layer_inputs(view.model, view.weights(weights), stats.examples, adders, forward=stats.forward)
     scores: dict[str, Any] = {}
     for name, groups_read in stats.readers.items():
         for group, member in groups_read:

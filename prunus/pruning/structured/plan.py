@@ -69,6 +69,7 @@ class SlimPlan:
         macs = self.analysis.macs(), self.analysis.macs(self.removed)
         return f"SlimPlan(groups={len(self.groups)}, macs={macs})"
 
+    @torch.inference_mode(False)  # weights that are made in inference mode cannot be trained
     def apply(self, optimizer: torch.optim.Optimizer | None = None, masks: Masks | None = None) -> nn.Module:
         """Remove the channels from the model, in place.
 

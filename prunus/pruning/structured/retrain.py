@@ -12,6 +12,7 @@ from torch import nn
 from prunus.data.examples import as_examples, sample_examples
 from prunus.data.validation import check_dataset
 from prunus.errors import DensityError, SpecError
+from prunus.pruning.structured.criteria import filter_criterion
 from prunus.pruning.structured.report import SlimReport
 from prunus.pruning.structured.slim import slim
 from prunus.registry import check_callbacks
@@ -109,12 +110,13 @@ def slim_and_retrain(
     elif data is not None:
         count = min(CALIBRATION_EXAMPLES, len(data.train))
         options["calibration"] = sample_examples(data.train, count, derive_seed(seed, "calibration"))
+    differentiated = loss if filter_criterion(options.get("criterion", "l2")).needs_examples else None
     rounds: list[SlimRound] = []
     dense: int | None = None
     for number, fraction in enumerate(fractions, start=1):
         limit = fraction if dense is None or fraction == 1 else max(fraction * dense, 2)
         settings: dict[str, Any] = {goal: limit, "seed": derive_seed(seed, "criterion", number), **options}
-        plan = slim(model, example_inputs, forward=forward, loss=loss, **settings)
+        plan = slim(model, example_inputs, forward=forward, loss=differentiated, **settings)
         described = plan.report
         dense = dense or getattr(described, goal)[0]
         plan.apply()

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from prunus.data.examples import Calibration
-from prunus.errors import DensityError, ModelError
+from prunus.errors import DensityError, ModelError, StatisticsError
 from prunus.modules import check_module, copied, unwrapped
 from prunus.pruning.statistics import Criterion
 from prunus.pruning.structured.analysis import analyze
@@ -93,7 +93,8 @@ def slim(
         ModelError: The model cannot be exported, has no group to remove channels from, or has no module or
             parameter of a name in `exclude`; or `macs` is given for a model with recurrent layers.
         DensityError: Not exactly one goal, a goal out of range, or a budget that cannot be met.
-        StatisticsError: The criterion has no scores for a group, or there are no calibration examples.
+        StatisticsError: The criterion has no scores for a group, there are no calibration examples, or a loss would
+            have no effect.
 
     Example:
         >>> import torch
@@ -115,6 +116,11 @@ def slim(
     if verify not in (True, False, "groups"):
         raise ModelError(f"Expected verify=True, False or 'groups', got {verify!r}.")
     scorer = filter_criterion(criterion)
+    if loss is not None and not scorer.needs_examples:
+        raise StatisticsError(
+            f"Expected no loss with a criterion that uses weights alone, got {loss!r}; leave it out, or choose a "
+            "criterion such as 'taylor'."
+        )
     check_module(model)
     model = unwrapped(model)
     check_excluded(model, exclude)

@@ -144,8 +144,10 @@ def choose_evaluation_backend(
     """
     masks = {}
     for name, module in model.named_modules() if backend != "dense" else ():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            mask = module.weight.detach() != 0
+        # Another kind of weight is computed from parameters: to read it may change buffers, and draw random numbers.
+        weight = module._parameters.get("weight")
+        if isinstance(module, nn.Linear | nn.Conv2d) and weight is not None:
+            mask = weight.detach() != 0
             if mask.sum() < 0.9 * mask.numel():
                 masks[f"{name}.weight".removeprefix(".")] = mask
     return choose_backend(backend, model, masks, inputs, EVALUATION_MACS / len(inputs))

@@ -10,6 +10,7 @@ import torch
 from sklearn.isotonic import IsotonicRegression
 from torch import Tensor, nn
 
+import prunus
 from prunus.errors import DensityError, NonFiniteError
 from prunus.masks import all_kept, mask_density
 from prunus.pruning.density import num_to_keep
@@ -233,3 +234,16 @@ def test_masks_that_restore_a_pruned_weight_are_refused():
     half = SCOPES["layer"].select(state.scores(), 0.5)
     with pytest.raises(DensityError, match="cannot be restored"):
         state.prune_to(half).prune_to(all_kept(weights))
+
+
+def test_number_of_threads_of_torch_is_restored_after_an_error():
+    def interrupt(what, done, total):
+        if what.startswith("rows of"):
+            raise KeyboardInterrupt
+
+    torch.set_num_threads(1)
+    with pytest.raises(KeyboardInterrupt):
+        prunus.prune(
+            nn.Linear(8, 4), 0.5, criterion="obs", calibration=torch.randn(32, 8), progress=interrupt
+        )
+    assert torch.get_num_threads() == 1

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import prunus
 from prunus.errors import DensityError, ModelError, NonFiniteError, StatisticsError
 from prunus.masks import all_kept, are_nested, mask_density
 from prunus.models import MODELS
@@ -114,6 +115,43 @@ def test_gradients_are_those_of_a_loop(made, loss):
             ]
         )
         torch.testing.assert_close(actual, loop(objective))
+
+
+class Square(torch.autograd.Function):
+    """A function that functorch cannot transform."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0] * gradient
+
+
+class Squared(nn.Module):
+    def __init__(self, square):
+        super().__init__()
+        self.square, self.first, self.last = square, nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.last(self.square(self.first(x)))
+
+
+@pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
+def test_gradients_pass_through_functions_of_the_user():
+    torch.manual_seed(0)
+    own, plain = Squared(Square.apply), Squared(torch.square)
+    plain.load_state_dict(own.state_dict())
+    data = (draw(24, 8).float(), torch.arange(24) % 3)
+    masks = [prunus.prune(model, 0.5, criterion="fisher", calibration=data).masks for model in (own, plain)]
+    assert all(torch.equal(masks[0][name], mask) for name, mask in masks[1].items())
+    for criterion in ("obd_hutchinson", "full_obs"):
+        with pytest.raises(
+            ModelError, match=r"cannot be differentiated .*; choose another method, such as fisher"
+        ):
+            prunus.prune(own, 0.3, criterion=criterion, calibration=data)
 
 
 def settled(model: nn.Module, inputs: Tensor) -> nn.Module:

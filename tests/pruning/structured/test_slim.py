@@ -430,6 +430,7 @@ BAD = {
     "criterion": ({"macs": 0.5, "criterion": "l3"}, UnknownNameError, "Unknown criterion 'l3'"),
     "scope": ({"macs": 0.5, "scope": "2:4"}, DensityError, "'layer' or 'global', got '2:4'"),
     "no examples": ({"macs": 0.5, "criterion": "taylor"}, StatisticsError, "calibration"),
+    "loss": ({"macs": 0.5, "loss": "cross_entropy"}, StatisticsError, "Expected no loss with a criterion"),
     "multiple": (
         {"macs": 0.5, "round_to": 0},
         DensityError,
@@ -465,3 +466,36 @@ def test_multiply_accumulates_of_recurrent_layers_are_no_goal():
         ModelError, match="recurrent layers, whose multiply-accumulates are not counted, got GRU"
     ):
         prunus.slim(nn.GRU(3, 4), torch.zeros(2, 1, 3), macs=0.5)
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 3)
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+
+    def forward(self, x):
+        h = self.first(x)
+        h = h + self.attention(h, h, h, need_weights=False)[0]
+        return self.last(h.mean(1))
+
+
+@pytest.mark.parametrize("criterion", ["obs", "lasso", "thinet", "activation", "apoz"])
+def test_inputs_of_the_output_projection_of_attention_are_measured(criterion):
+    """Its forward pass uses the weight of `out_proj` without calling the layer."""
+    torch.manual_seed(0)
+    model, x = Attention(), torch.randn(40, 5, 8)
+    before = sum(p.numel() for p in model.parameters())
+    slimmed = prunus.slim(
+        model, x[:2], density=0.5, criterion=criterion, calibration=x, refit=criterion in ("obs", "lasso")
+    ).apply()
+    assert sum(p.numel() for p in slimmed.parameters()) < before / 2
+    assert slimmed(x).shape == (40, 3)
+
+
+def test_a_model_that_was_made_smaller_in_inference_mode_can_be_trained():
+    model = Net()
+    with torch.inference_mode():
+        prunus.slim(model, EXAMPLES[0][:1], macs=0.5).apply()
+    model(EXAMPLES[0]).sum().backward()
+    assert model.conv1.weight.grad is not None

@@ -27,14 +27,15 @@ ABOUT_CLAIMS = """# Which claims of the literature hold here?
 Each statement has one verdict per part, computed from the rows in [`docs/evidence`](evidence) by `make results`;
 `prunus claims` prints the same list, and `prunus claims --store DIR` that of your own runs. The verdict of a part is
 that of the page of its experiment: replicates are paired, and p-values are corrected by Holm's method for all claims
-of the page. The interval is a 95 % interval that is not corrected.
+of the experiment on all of its networks, whether or not their runs are finished. The interval is a 95 % interval that
+is not corrected.
 
-A verdict counts at the default size of the experiment, which is stated below each table. "Not shown" is a result only
-where all replicates of that size are finished, and it says how much is known: "±" is half the width of the interval,
-and "effect" is what it is compared with, the published difference or the margin within which two values count as equal.
-Where half the width is smaller than the effect, an effect of this size would have been shown. Where no effect is given,
-no difference is published in this unit. An interval that alone would decide the claim is not enough for a verdict where
-p is above 0.05 after the correction; then p is given. "Second-hand" published values were read in another publication
+A verdict counts at the default size of the experiment, which is stated below each table. "Not shown" is given only when
+all replicates of that size are finished. "±" is half the width of the interval, and "effect" is what it is compared
+with, the published difference or the margin within which two values count as equal: where half the width is smaller
+than the effect, an effect of this size would have been seen. Where no effect is given, no difference is published in
+this unit. A claim whose interval excludes the limit is still "not shown" if its corrected p is 0.05 or more; the table
+then gives p. "Second-hand" published values were read in another publication
 than the paper. A network in parentheses is the narrower one that was trained in place of the paper's."""
 ABOUT_RESULTS = """# Results
 

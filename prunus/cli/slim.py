@@ -27,7 +27,7 @@ PARAMETERS = "Parameters to keep: a fraction, or a number above 1."
 DENSITY = "Fraction of the channels to keep: of each group, or of all together if the scope is global."
 LATENCY = "Time to keep of a forward pass of one example, as a fraction of the dense time."
 FILE_BYTES = "Largest size of the .prunus file in bytes, without quantization."
-CRITERION = "A filter criterion or a criterion of `prunus list`."
+CRITERION = "A filter criterion or a criterion of `prunus list`, or package.module:function of your own."
 SCOPE = "layer: every group keeps the same fraction; global: the channels of all groups are ranked together."
 DATA = (
     "Calibration data, if the criterion or --refit needs some, and test data, if it is a data set: a built-in one, or "

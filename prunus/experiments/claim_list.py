@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from string import ascii_lowercase
+from typing import Any
 
 from prunus.errors import StoreError
 from prunus.experiments import EXPERIMENTS
@@ -76,6 +77,12 @@ class _Answer:
     """How the runs differ from the default size; empty where they do not."""
     numerics: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """The settings in NUMERICS that the runs of each network have; empty for the defaults."""
+    replicates: Mapping[str, int] = field(default_factory=dict)
+    """The number of replicates of each network that has runs."""
+
+    def settings_of(self, network: str) -> tuple[dict[str, str], int]:
+        """The settings and the number of replicates of the command whose runs decide the claims on a network."""
+        return dict(self.numerics.get(network, {})), self.replicates.get(network, 0)
 
 
 def claims(store: Path | str | None = None) -> list[ListedClaim]:
@@ -124,26 +131,12 @@ def _listed(store: Store, name: str) -> list[ListedClaim]:
         parts = [
             _part(statement, claim, group, EXPERIMENTS[each], answers[each], name)
             for each, beginnings in statement.parts.items()
-            for claim, group in _claims_of_networks(EXPERIMENTS[each])
+            for claim, group in EXPERIMENTS[each].claims_of_networks()
             if claim.text.startswith(tuple(beginnings))
         ]
         letters = LETTERS if len(parts) > 1 else ("",)
         listed += [replace(part, id=part.id + letter) for part, letter in zip(parts, letters, strict=False)]
     return listed
-
-
-def _claims_of_networks(experiment: Experiment) -> list[tuple[Claim, str]]:
-    """Each claim with each network that it is about, by the labels of the runs of the default size."""
-    curves: dict[str, set[str]] = {}
-    for label, _ in experiment.labeled_runs("default", [0], {}):
-        curves.setdefault(label.get("group", ""), set()).add(label["curve"])
-    known = set().union(*curves.values())
-    return [
-        (claim, group)
-        for claim in experiment.claims
-        for group, names in curves.items()
-        if claim.is_about(group) and (claim.curve in names or claim.curve not in known)
-    ]
 
 
 def _answer(experiment: Experiment, store: Store, requested: Sequence[Request]) -> _Answer:
@@ -164,10 +157,12 @@ def _answer(experiment: Experiment, store: Store, requested: Sequence[Request]) 
     changes = [f"--{last.size}"] * (last.size != "default") + [f"{k}={v}" for k, v in last.settings.items()]
     numerics = _numerics_of_networks(experiment, counted)
     joined = join_requests(experiment, _with_numerics(experiment, counted, numerics) or [last])
-    decisions = decide_claims(experiment.claims, experiment.select(rows_of(store, joined)))
+    rows = experiment.select(rows_of(store, joined))
+    decisions = decide_claims(experiment.claims, rows, len(experiment.claims_of_networks()))
     by_text = {decision.claim: decision for decision in decisions}
     return _Answer(
-        default_size(experiment), narrowed, by_text, size, "" if counted else ", ".join(changes), numerics
+        default_size(experiment), narrowed, by_text, size, "" if counted else ", ".join(changes), numerics,
+        _replicates_of_networks(experiment, counted),
     )  # fmt: skip
 
 
@@ -184,6 +179,16 @@ def _numerics_of_networks(experiment: Experiment, requests: Sequence[Request]) -
         settings = max(reversed(ids), key=lambda key: len(ids[key]))
         most[network] = dict(settings)
     return most
+
+
+def _replicates_of_networks(experiment: Experiment, requests: Sequence[Request]) -> dict[str, int]:
+    """The number of replicates of each network that has runs."""
+    replicates: dict[str, set[int]] = {}
+    for request in requests:
+        for entry in request.entries:
+            of_network = replicates.setdefault(network_of_run(experiment, request, entry.label), set())
+            of_network.add(entry.label["replicate"])
+    return {network: len(numbers) for network, numbers in replicates.items()}
 
 
 def _with_numerics(
@@ -216,7 +221,13 @@ def _part(
     words = ["prunus", "run", experiment.name, *[f"--{answer.size}"] * (answer.size != "default")]
     if decision and decision.n > experiment.num_replicates(answer.size):
         words += ["--replicates", str(decision.n)]
-    for key, value in answer.numerics.get(group or experiment.networks[0], {}).items():
+    network = group or experiment.networks[0]
+    alike = [
+        other for other in experiment.networks if answer.settings_of(other) == answer.settings_of(network)
+    ]
+    if network in alike and len(alike) < len(experiment.networks):
+        words += ["--set", f"network={','.join(alike)}"]
+    for key, value in answer.numerics.get(network, {}).items():
         words += ["--set", f"{key}={value}"]
     return ListedClaim(
         id=str(statement.number),
@@ -291,9 +302,15 @@ def default_size(experiment: Experiment) -> str:
     """Describe the default size of an experiment: networks, data, epochs, training examples and replicates.
 
     >>> default_size(EXPERIMENTS["frankle2019.lenet"])
-    'lenet; data mnist; epochs 20; training examples all; rounds 15; n = 5 or more'
+    'lenet: data mnist, epochs 20, training examples all, rounds 15; n = 5 or more'
     """
-    specs = [spec for _, spec in experiment.labeled_runs("default", [0], {})]
-    sizes = size_texts(run_settings(all_settings(spec), experiment.unused) for spec in specs)
-    parts = [", ".join(experiment.networks), *sizes, f"n = {experiment.num_replicates('default')} or more"]
-    return "; ".join(parts) + (f" ({experiment.differs_by})" if experiment.differs_by else "")
+    settings: dict[str, list[Mapping[str, Any]]] = {}
+    for label, spec in experiment.labeled_runs("default", [0], {}):
+        network = label.get("group") or ", ".join(experiment.networks)
+        settings.setdefault(network, []).append(run_settings(all_settings(spec), experiment.unused))
+    networks: dict[tuple[str, ...], list[str]] = {}
+    for network, values in settings.items():
+        networks.setdefault(tuple(size_texts(values)), []).append(network)
+    parts = [f"{', '.join(names)}: {', '.join(sizes)}" for sizes, names in networks.items()]
+    n = f"n = {experiment.num_replicates('default')} or more"
+    return "; ".join([*parts, n]) + (f" ({experiment.differs_by})" if experiment.differs_by else "")

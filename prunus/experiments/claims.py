@@ -100,14 +100,16 @@ class Decision:
     """Why there is nothing to decide, where that is so."""
 
 
-def decide_claims(claims: Sequence[Claim], rows: Sequence[Row]) -> list[Decision]:
-    """Decide every claim on every network that has rows, Holm-corrected over all of them.
+def decide_claims(claims: Sequence[Claim], rows: Sequence[Row], num_claims: int = 0) -> list[Decision]:
+    """Decide every claim on every network that has rows, with p-values that are corrected by Holm's method.
 
     A claim that names other networks, or is about a curve that only others have, is not one about this network.
 
     Args:
         claims: The claims of one experiment.
         rows: One row per run and point, each with "curve", "replicate" and the metrics.
+        num_claims: The number of claims, on all networks, that p-values are corrected for, so that a verdict does not
+            depend on which networks have rows; at least those that are decided.
 
     Returns:
         One decision per network and claim, in the order of the networks' first rows. A claim is "not shown" where no
@@ -122,10 +124,12 @@ def decide_claims(claims: Sequence[Claim], rows: Sequence[Row]) -> list[Decision
         if claim.is_about(group)
         and (claim.curve in curves[group,] or not any(claim.curve in names for names in curves.values()))
     ]
-    corrected = holm([
+    p_values = [
         claim_p_value(comparison, claim.expected, claim.margin) if comparison else 1.0
         for _, claim, _, comparison, _ in compared
-    ])  # fmt: skip
+    ]
+    missing = max(num_claims - len(p_values), 0)
+    corrected = holm([*p_values, *[1.0] * missing])[: len(p_values)]
     return [
         _decide(group, claim, members, comparison, where, p)
         for (group, claim, members, comparison, where), p in zip(compared, corrected, strict=True)

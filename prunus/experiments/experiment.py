@@ -202,6 +202,19 @@ class Experiment:
                 self.template(network, size), settings, prefixes=PREFIXES, other_names=("network",)
             )
 
+    def claims_of_networks(self) -> list[tuple[Claim, str]]:
+        """Each claim with each network that it is about, by the labels of the runs of the default size."""
+        curves: dict[str, set[str]] = {}
+        for label, _ in self.labeled_runs("default", [0], {}):
+            curves.setdefault(label.get("group", ""), set()).add(label["curve"])
+        known = set().union(*curves.values())
+        return [
+            (claim, group)
+            for claim in self.claims
+            for group, names in curves.items()
+            if claim.is_about(group) and (claim.curve in names or claim.curve not in known)
+        ]
+
     def networks_and_settings(self, settings: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
         """Split settings into the networks to run on and the other settings.
 

@@ -77,8 +77,8 @@ class FunctionRun:
         return self.function, 1.0
 
     def code_references(self) -> tuple[str, ...]:
-        """Return the functions of the user: the function of this run, or a model."""
-        return references(self.function, getattr(self.settings, "model", ""))
+        """Return the functions of the user: the function of this run, a model, or a method."""
+        return references(self.function, *(getattr(self.settings, name, "") for name in ("model", "method")))
 
 
 def run_function(

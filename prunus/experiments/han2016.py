@@ -146,7 +146,7 @@ tables = Experiment(
             ),
             *(
                 Claim(
-                    f"After {stage} at most {100 / lowest:.3g} % remain ({lowest} times smaller)", model, "lower",
+                    f"After {stage} at most {100 / lowest:.4g} % remain ({lowest} times smaller)", model, "lower",
                     100 / lowest, metric, "Tables 1 to 5", at={"layer": ("total",)}, published=published,
                 )
                 for stage, (metric, lowest, published) in RATIOS.items()

@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from prunus.experiments.function_run import FunctionRun, Output
 from prunus.experiments.trained_networks import TrainedNetwork, evaluate_test
+from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.structured.block_factors import BlockFactors
-from prunus.pruning.structured.criteria import batch_norm_scales
+from prunus.pruning.structured.criteria import FILTER_CRITERIA, batch_norm_scales, filter_criterion
+from prunus.registry import lookup
 from prunus.runs.content import Row
 from prunus.seeds import derive_seed
 from prunus.training import train
@@ -22,7 +24,7 @@ class Method:
     """How the structure that is kept is found."""
 
     criterion: str = ""
-    """A key of FILTER_CRITERIA; empty where residual blocks are removed."""
+    """The name of a filter criterion; empty where residual blocks are removed."""
     scope: str = "layer"
     is_calibrated: bool = False
     """Whether the criterion needs training images."""
@@ -39,6 +41,26 @@ METHODS: Mapping[str, Method] = {
     "slimming": Method("bn_scale", "global", penalized="scales"),
     "sss": Method(penalized="blocks"),
 }
+
+
+def find_method(name: str) -> Method:
+    """The method of a name.
+
+    Args:
+        name: A key of METHODS, of FILTER_CRITERIA or of CRITERIA, or "package.module:function" of a criterion.
+
+    Returns:
+        The method; a criterion that METHODS lacks keeps the same fraction of the channels of each layer.
+
+    Raises:
+        UnknownNameError: There is no such name.
+
+    >>> find_method("taylor")
+    Method(criterion='taylor', scope='layer', is_calibrated=True, refits=False, penalized='')
+    """
+    if ":" not in name:
+        lookup("method", {**CRITERIA, **FILTER_CRITERIA, **METHODS}, name)
+    return METHODS.get(name) or Method(name, is_calibrated=filter_criterion(name).needs_examples)
 
 
 @dataclass(frozen=True)
@@ -80,9 +102,13 @@ def train_penalized_network(settings: PenalizedNetwork, replicate: int) -> Outpu
     if settings.penalized == "blocks":
         images = data.train.inputs[:2]
         factors = BlockFactors(network, images, settings.penalty, recipe.learning_rate, recipe.momentum)
+    else:
+        recipe = recipe.replace(label_smoothing=0.0)  # it is part of the loss
 
     def penalized_loss(outputs: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return F.cross_entropy(outputs, batch[1]) + settings.penalty * batch_norm_scales(network)
+        smoothing = settings.recipe.label_smoothing
+        loss = F.cross_entropy(outputs, batch[1], label_smoothing=smoothing)
+        return loss + settings.penalty * batch_norm_scales(network)
 
     train(
         network, data, recipe, constraint=factors, loss=None if factors else penalized_loss,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prunus.errors import DensityError, SpecError
 from prunus.experiments.function_run import FunctionRun
-from prunus.experiments.liu2019_methods import METHODS, PenalizedNetwork
+from prunus.experiments.liu2019_methods import PenalizedNetwork, find_method
 from prunus.experiments.trained_networks import TrainedNetwork, evaluate_test
 from prunus.models.initialization import kaiming_normal
 from prunus.modules import copied
@@ -18,7 +18,6 @@ from prunus.pruning.structured.blocks import remove_blocks
 from prunus.pruning.structured.macs import count_macs
 from prunus.pruning.structured.plan import SlimPlan
 from prunus.pruning.structured.slim import slim
-from prunus.registry import lookup
 from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
@@ -39,7 +38,7 @@ class PrunedNetwork(TrainedNetwork):
     methods: tuple[str, ...] = ()
     """The methods of a table, each with runs of its own; empty in a run."""
     method: str = "l1"
-    """A key of METHODS."""
+    """A method, as `find_method` takes it."""
     macs: float = 0.5
     """The fraction of the multiply-accumulates to keep."""
     arm: str = FINE_TUNED
@@ -57,7 +56,7 @@ class PrunedNetwork(TrainedNetwork):
     def large(self) -> TrainedNetwork:
         """The network before pruning."""
         settings = self.recipe, self.model, self.data, self.examples
-        penalized = lookup("method", METHODS, self.method).penalized
+        penalized = find_method(self.method).penalized
         return (
             PenalizedNetwork(*settings, penalized, self.penalty) if penalized else TrainedNetwork(*settings)
         )
@@ -66,7 +65,7 @@ class PrunedNetwork(TrainedNetwork):
         """Return the run that trains it, which reads that of the large network.
 
         Raises:
-            UnknownNameError: METHODS has no such method.
+            UnknownNameError: There is no such method.
             SpecError: The arm is none of the four, the fraction of multiply-accumulates is not in (0, 1], or there are
                 several rounds of a method that only the training of the large network can follow.
         """
@@ -75,7 +74,7 @@ class PrunedNetwork(TrainedNetwork):
             raise SpecError(f"Expected {arms} as arm, got {self.arm!r}.")
         if not 0 < self.macs <= 1:
             raise SpecError(f"Expected macs above 0 and at most 1, a fraction to keep, got {self.macs}.")
-        if self.removal_rounds != 1 and lookup("method", METHODS, self.method).penalized:
+        if self.removal_rounds != 1 and find_method(self.method).penalized:
             raise SpecError(
                 f"Expected removal_rounds=1 for the method {self.method}, whose penalty is part of the training of the "
                 f"large network only, got {self.removal_rounds}."
@@ -99,7 +98,7 @@ def train_pruned_network(settings: PrunedNetwork, replicate: int, large: RunDire
         "MACs %" and "parameters %" that are kept, and the "epochs" of the training.
 
     Raises:
-        UnknownNameError: METHODS has no such method.
+        UnknownNameError: There is no such method.
         DensityError: The fraction of multiply-accumulates cannot be reached.
     """
     data, trained, row = settings.dataset(), settings.load(large), large.rows()[0]
@@ -137,10 +136,10 @@ def removal_of(
         A function that removes the structure from a network of this architecture, in place, and returns it.
 
     Raises:
-        UnknownNameError: METHODS has no such method.
+        UnknownNameError: There is no such method.
         DensityError: The fraction cannot be reached.
     """
-    method, images = lookup("method", METHODS, settings.method), data.train.inputs[:2]
+    method, images = find_method(settings.method), data.train.inputs[:2]
     if method.penalized == "blocks":
         blocks = _smallest_blocks(settings, trained, images, factors)
         return lambda network: remove_blocks(network, images, blocks)

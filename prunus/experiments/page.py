@@ -93,7 +93,7 @@ def describe(
                 "claim": named_network(decision.claim, narrowed),
                 "measured_text": measured_text(decision),
             }
-            for decision in decide_claims(claims, selected)
+            for decision in decide_claims(claims, selected, len(experiment.claims_of_networks()))
         ],
         "published": [asdict(value) for value in experiment.published],
         "published_rows": _published_rows(experiment),

@@ -116,6 +116,11 @@ def _plain(value: object, cls: type, name: str, complete: bool) -> Any:
                 "allows others: give each of them a class variable `kind`, or two runs could have one name."
             )
         return {**({} if kind is None else {"kind": kind}), **_settings(value, complete=complete)}
+    if callable(value):
+        raise SpecError(
+            f"{cls.__name__}.{name} is an object, {value!r}, which cannot be stored; name it as "
+            "'package.module:name'."
+        )
     raise SpecError(
         f"{cls.__name__}.{name} is {value!r}; a setting is a finite number, text, true, false, none, a tuple, a "
         "mapping by name, or a frozen dataclass of these."

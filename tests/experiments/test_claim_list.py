@@ -41,7 +41,7 @@ def test_parts_have_letters_and_one_verdict_per_network(store):
     assert first.measured == pytest.approx(-2.05)
     assert first.interval[0] < first.measured < first.interval[1] < 0
     assert first.command == f"prunus run test.small --store {store.path}"
-    assert first.default_size == "first, second; networks 1 or 2; n = 3 or more"
+    assert first.default_size == "first: networks 1; second: networks 2; n = 3 or more"
 
 
 def test_missing_runs_give_no_verdict(store):
@@ -51,6 +51,18 @@ def test_missing_runs_give_no_verdict(store):
     do(store, network="first")  # another request of the same experiment
     assert verdicts(store)["second: A is lower than B"] == ("holds", 3, "")
     assert verdicts(store)["first: A is lower than B"] == ("holds", 3, "")
+
+
+def test_verdict_on_a_network_does_not_depend_on_which_others_are_finished(store):
+    errors = {
+        "a": [1.0, 1.1, 1.7],
+        "b": [3.0, 3.0, 3.0],
+    }  # p is 0.016: below 0.05 for two claims, above it for four
+    do(store, network="second", errors=errors)
+    alone = verdicts(store)["second: A is lower than B"]
+    do(store, network="first", errors=errors)
+    assert verdicts(store)["second: A is lower than B"] == alone
+    assert alone[:2] == ("not shown", 3)
 
 
 def test_runs_of_another_size_decide_nothing(store):
@@ -75,14 +87,14 @@ def test_fewer_replicates_can_decide(store):
     assert verdicts(store)["first: A is lower than B"] == ("holds", 2, "n is 2 instead of 3")
 
 
-def test_more_replicates_than_the_default_are_used_and_in_the_command(store):
+def test_more_replicates_than_the_default_are_used_and_in_a_command_for_these_networks(store):
     do(store, replicates=4, network="first")
     do(store, network="second")
     assert verdicts(store)["first: A is lower than B"] == ("holds", 4, "")
     commands = {claim.claim.partition(":")[0]: claim.command for claim in claims(store.path)}
     assert commands == {
-        "first": f"prunus run test.small --replicates 4 --store {store.path}",
-        "second": f"prunus run test.small --store {store.path}",
+        "first": f"prunus run test.small --replicates 4 --set network=first --store {store.path}",
+        "second": f"prunus run test.small --set network=second --store {store.path}",
     }
 
 
@@ -128,7 +140,7 @@ def test_claim_is_listed_for_its_networks(store, monkeypatch):
     do(store)
     assert [claim.claim.partition(":")[0] for claim in claims(store.path)] == ["second", "second"]
     activations = EXPERIMENTS["families.activations"]
-    parts = [(claim.curve, network) for claim, network in claim_list._claims_of_networks(activations)]
+    parts = [(claim.curve, network) for claim, network in activations.claims_of_networks()]
     assert {network for curve, network in parts if curve == "inputs of fc3"} == {"lenet-300-100"}
     assert {network for curve, network in parts if curve == "inputs of fc2"} == {"lenet-300-100", "lenet-5"}
 
@@ -173,7 +185,9 @@ def test_every_part_of_every_statement_exists():
     for statement in STATEMENTS:
         for name, beginnings in statement.parts.items():
             texts = [claim.text for claim in EXPERIMENTS[name].claims]
-            assert len({(claim.text, claim.curve) for claim in EXPERIMENTS[name].claims}) == len(texts), name
+            assert len(
+                {(claim.text, claim.curve, claim.networks) for claim in EXPERIMENTS[name].claims}
+            ) == len(texts), name
             for beginning in beginnings:
                 assert any(text.startswith(beginning) for text in texts), (name, beginning)
 
@@ -183,8 +197,8 @@ def test_default_sizes_have_enough_replicates():
     with_few = {name for name in names if EXPERIMENTS[name].num_replicates("default") < 3}
     assert with_few == {"hassibi1993.xor"}  # whose replicate has 100 networks
     convolutional = claim_list.default_size(EXPERIMENTS["frankle2019.conv"])
-    size = "data cifar-10; epochs 10; training examples 20000; rounds 8; n = 3 or more"
-    assert convolutional == f"conv-2, conv-4, conv-6; {size}"
+    size = "data cifar-10, epochs 10, training examples 20000, rounds 8; n = 3 or more"
+    assert convolutional == f"conv-2, conv-4, conv-6: {size}"
 
 
 def test_committed_rows_decide_claims_as_their_pages_do():

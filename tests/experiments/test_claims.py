@@ -42,6 +42,8 @@ def test_more_claims_need_more_evidence():
     assert first.p == min(1.0, 4 * alone.p)
     assert (alone.verdict, first.verdict) == ("holds", "not shown")
     assert {other.p for other in others} == {first.p}
+    (one_of_four,) = decide_claims([claim], measured, num_claims=4)
+    assert one_of_four == first
 
 
 def test_a_replicate_is_compared_at_the_points_that_it_has_of_both_curves():

@@ -12,7 +12,7 @@ import torch
 from prunus.data import load_data
 from prunus.errors import DensityError, NoEffectWarning, SpecError, UnknownNameError
 from prunus.experiments import EXPERIMENTS, liu2019_pruned
-from prunus.experiments.liu2019_methods import METHODS
+from prunus.experiments.liu2019_methods import METHODS, PenalizedNetwork, train_penalized_network
 from prunus.experiments.liu2019_pruned import (
     FINE_TUNED,
     SCRATCH_B,
@@ -31,7 +31,7 @@ from prunus.runs.spec import code_digests
 from prunus.runs.store import Store
 from prunus.seeds import derive_seed
 from prunus.tickets.ticket import make_outline
-from prunus.training import Recipe
+from prunus.training import Recipe, train
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
@@ -345,3 +345,32 @@ def test_unknown_method_of_a_table_is_refused_before_the_work(tmp_path):
     with pytest.raises(UnknownNameError, match="Unknown method 'thinnet'; did you mean 'thinet'"):
         run("liu2019.structures", tmp_path, methods="l1,thinnet")
     assert not (tmp_path / "out").exists()
+
+
+def test_table_without_a_method_is_refused_before_the_work(tmp_path):
+    with pytest.raises(SpecError, match="at least one of the methods l1, thinet"):
+        run("liu2019.structures", tmp_path, methods="")
+    assert not (tmp_path / "out").exists()
+
+
+def test_criterion_of_the_user_is_a_method_of_the_tables(tmp_path):
+    methods = ("tiny_networks:largest_filters", "taylor")
+    result = run("liu2019.structures", tmp_path, methods=",".join(methods))
+    assert {row["over"] for row in result.content["rows"]} == set(methods)
+    settings = replace(TINY, method=methods[0])
+    assert list(code_digests(settings.run())) == ["tiny_networks:largest_filters", TINY.model]
+    data, trained = settings.dataset(), settings.network(1)
+    smaller = removal_of(settings, trained, data, {}, 0)(copy.deepcopy(trained))
+    kept = smaller[0].weight.flatten(1).norm(dim=1)
+    of_all = trained[0].weight.flatten(1).norm(dim=1).sort().values
+    assert torch.allclose(kept.sort().values, of_all[: len(kept)])
+
+
+def test_penalized_training_smooths_labels_as_others_do(tmp_path):
+    smooth = TINY.recipe.replace(label_smoothing=0.2, epochs=1)
+    settings = PenalizedNetwork(smooth, TINY.model, TINY.data, TINY.examples, "scales", 1e-12)
+    penalized = train_penalized_network(settings, 0).tensors
+    plain = settings.network(derive_seed(0, "model"))
+    train(plain, settings.dataset(), smooth, seed=derive_seed(0, "dense"), backend="dense")
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(penalized[name], tensor, rtol=1e-4, atol=1e-5)

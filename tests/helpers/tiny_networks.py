@@ -135,6 +135,11 @@ def tied(seed: int) -> nn.Module:
     return randomize_parameters(Tied(), seed)
 
 
+def largest_filters(statistics):
+    """Minus the magnitude, so that the filters of the largest norm are removed."""
+    return {name: -weight.square() for name, weight in statistics.weights.items()}
+
+
 def by_column(statistics):
     """A user's criterion: weights of later inputs have higher scores."""
     return {

@@ -35,7 +35,7 @@ from prunus.pruning.statistics import Criterion, Statistics, as_criterion, colle
 from prunus.pruning.structured.graph import require_tensor
 from prunus.pruning.structured.groups import Group, GroupMember
 from prunus.pruning.views import LayerView, layer_view
-from prunus.registry import lookup
+from prunus.registry import import_object, lookup
 from prunus.seeds import make_generator
 from prunus.training.losses import AnyLoss
 from prunus.training.outputs import Forward
@@ -161,8 +161,8 @@ def filter_criterion(
     """A filter criterion by name, or from a criterion for weights.
 
     Args:
-        criterion: A key of FILTER_CRITERIA or CRITERIA, a value of these, a function of `Statistics`, or scores by
-            parameter name.
+        criterion: A key of FILTER_CRITERIA or CRITERIA, "package.module:name" of a criterion, a value of these, a
+            function of `Statistics`, or scores by parameter name.
 
     Returns:
         The filter criterion.
@@ -176,6 +176,8 @@ def filter_criterion(
     """
     if isinstance(criterion, FilterCriterion):
         return criterion
+    if isinstance(criterion, str) and ":" in criterion:
+        return filter_criterion(import_object(criterion, FilterCriterion))
     if isinstance(criterion, str):
         table: dict[str, Any] = {**CRITERIA, **FILTER_CRITERIA}
         return filter_criterion(lookup("criterion", table, criterion))

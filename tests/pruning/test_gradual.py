@@ -167,7 +167,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "error", "message"), BAD, ids=[str(bad[0]) for bad in BAD])
+@pytest.mark.parametrize(("changes", "error", "message"), BAD, ids=[", ".join(bad[0]) for bad in BAD])
 def test_bad_settings_are_refused_at_once(changes, error, message):
     model = network()
     settings = {"schedule": "cubic", "density": 0.1, "rounds": 2, "every": 1, **changes}

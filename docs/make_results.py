@@ -27,8 +27,8 @@ ABOUT_CLAIMS = """# Which claims of the literature hold here?
 Each statement has one verdict per part, computed from the rows in [`docs/evidence`](evidence) by `make results`;
 `prunus claims` prints the same list, and `prunus claims --store DIR` that of your own runs. The verdict of a part is
 that of the page of its experiment: replicates are paired, and p-values are corrected by Holm's method for all claims
-of the experiment on all of its networks, whether or not their runs are finished. The interval is a 95 % interval that
-is not corrected.
+of the experiment on all of its networks, of which those without runs count as not shown. The interval is a 95 %
+interval that is not corrected.
 
 A verdict counts at the default size of the experiment, which is stated below each table. "Not shown" is given only when
 all replicates of that size are finished. "±" is half the width of the interval, and "effect" is what it is compared

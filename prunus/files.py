@@ -209,7 +209,8 @@ def create_folder(path: AnyPath) -> None:
         Path(name).mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         raise OutputError(
-            f"The folder {name} cannot be created: {getattr(error, 'strerror', None) or error}; name another folder."
+            f"The folder {name} cannot be created: {getattr(error, 'strerror', None) or error}; make "
+            f"{Path(name).parent} writable, or name another folder."
         ) from error
 
 

@@ -118,7 +118,7 @@ def compress(
     device = resolve_device(device)
     if page is None:
         page = out.with_suffix(".html") if out.name else out
-    inputs = [*source_files(name, data, forward, loss, metric), *([weights] if weights else [])]
+    inputs = [*source_files(name, data, criterion, forward, loss, metric), *([weights] if weights else [])]
     _check_outputs(out, page, checkpoints, force=force, inputs=inputs)
     if no_train and weights is None and ":" not in name:
         raise typer.BadParameter(

@@ -90,7 +90,11 @@ def prune(
     use_threads(threads)
     device = resolve_device(device)
     path = out or Path(f"{Path(model).name.removesuffix('.prunus').replace(':', '.')}-pruned.safetensors")
-    inputs = [Path(model), *([weights] if weights else []), *source_files(model, data, forward, loss, metric)]
+    inputs = [
+        Path(model),
+        *([weights] if weights else []),
+        *source_files(model, data, criterion, forward, loss, metric),
+    ]
     check_writable(path, force=force, inputs=inputs)
     network, is_trained = networks.load_network(model, weights, device, seed)
     # Everything that can be known before the training is checked before it.

@@ -96,7 +96,11 @@ def slim(
     use_threads(threads)
     device = resolve_device(device)
     path = out or Path(f"{Path(model).name.removesuffix('.prunus').replace(':', '.')}-slim.prunus")
-    inputs = [Path(model), *([weights] if weights else []), *source_files(model, data, forward, loss, metric)]
+    inputs = [
+        Path(model),
+        *([weights] if weights else []),
+        *source_files(model, data, criterion, forward, loss, metric),
+    ]
     page = page or path.with_suffix(".html")
     check_writable(path, force=force, inputs=inputs)
     check_writable(page, force=force, inputs=[*inputs, path])

@@ -46,7 +46,8 @@ def find_smallest(
     Args:
         attempt: (density, bits) -> what was tried.
         densities: The densities to try, falling.
-        bits: The bits to try; the first are tried at all densities.
+        bits: The bits to try: the first at all densities, fewer and the next higher number near the lowest density that
+            fits, and others only where none fits; or None alone, for those of the recipe.
         max_drop: Percentage points, or units of a metric.
 
     Returns:

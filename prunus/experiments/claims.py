@@ -108,8 +108,8 @@ def decide_claims(claims: Sequence[Claim], rows: Sequence[Row], num_claims: int 
     Args:
         claims: The claims of one experiment.
         rows: One row per run and point, each with "curve", "replicate" and the metrics.
-        num_claims: The number of claims, on all networks, that p-values are corrected for, so that a verdict does not
-            depend on which networks have rows; at least those that are decided.
+        num_claims: The number of claims, on all networks, that p-values are corrected for. Those that have no rows yet
+            count as not shown (p = 1), so that the runs of other networks can only lower a corrected p-value.
 
     Returns:
         One decision per network and claim, in the order of the networks' first rows. A claim is "not shown" where no

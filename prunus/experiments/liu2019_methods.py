@@ -106,7 +106,7 @@ def train_penalized_network(settings: PenalizedNetwork, replicate: int) -> Outpu
         recipe = recipe.replace(label_smoothing=0.0)  # it is part of the loss
 
     def penalized_loss(outputs: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
-        smoothing = settings.recipe.label_smoothing
+        smoothing = settings.recipe.label_smoothing if network.training else 0.0
         loss = F.cross_entropy(outputs, batch[1], label_smoothing=smoothing)
         return loss + settings.penalty * batch_norm_scales(network)
 

@@ -166,7 +166,7 @@ def first_setting(settings: Mapping[str, Any], name: str) -> str:
 
 
 def invariants_line(rows: Sequence[Row]) -> str:
-    """LogFn how many points have an invariant report, and how many of these passed; empty where none has."""
+    """Say how many points have an invariant report, and how many of these passed; empty where none has."""
     points = {(row["run"], row["level"]): row["passed"] for row in rows if "passed" in row}
     return f"invariants: {sum(points.values())} of {len(points)} points passed all checks" if points else ""
 

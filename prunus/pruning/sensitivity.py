@@ -6,19 +6,24 @@ Source: Han et al. 2015, Figure 6, from whose curves the thresholds of the layer
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
 from torch import nn
 
 from prunus.data.examples import DEFAULT_NUM_EXAMPLES, Batch, Calibration, Examples, sample_examples
-from prunus.errors import DensityError
+from prunus.errors import DensityError, ModelError
+from prunus.masks import all_kept, apply_masks
 from prunus.modules import check_initialized, copied, uncompiled
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.methods import CriterionMethod
+from prunus.pruning.obs.state import PruneResult, PruningState
 from prunus.pruning.progress import tracked
 from prunus.pruning.prunable import prunable_weights
+from prunus.pruning.scopes import Layer
 from prunus.pruning.statistics import Criterion, Statistics, as_criterion
+from prunus.pruning.views import LayerView
 from prunus.pruning.weights import set_weights
 from prunus.registry import check_callbacks, lookup
 from prunus.training.evaluation import evaluate
@@ -81,11 +86,11 @@ def sensitivity(
         progress: Called after each density of each layer.
 
     Returns:
-        {name: points in order of falling density}.
+        {name: points in order of falling density}. The curve of a layer with weight_norm ends where a row would have no
+        weight left, which it divides by the norm of.
 
     Raises:
-        ModelError, NoPrunableWeightsError, TiedWeightsError: As `prunable_weights`; or a weight_norm would divide by
-            zero at one of the densities.
+        ModelError, NoPrunableWeightsError, TiedWeightsError: As `prunable_weights`.
         DensityError: A density out of range.
         DataError, StatisticsError: The examples cannot be used, or the criterion needs examples and there are none.
         SpecError: `progress` is not a function.
@@ -100,16 +105,28 @@ def sensitivity(
     parameters = dict(trial.named_parameters())
     weights = {name: weight.detach() for name, weight in prunable_weights(trial, include, exclude).items()}
     curves: Curves = {name: [] for name in weights}
+
+    @lru_cache(maxsize=1)  # the scores of a layer do not depend on the density
+    def examine(name: str) -> tuple[LayerView, PruningState]:
+        view = method.view(trial, [name], Layer())
+        viewed = view.weights({name: weights[name].clone()})
+        with view.names_of_model():
+            state = method.examiner(view.model, examples, seed=seed, **options)(viewed, all_kept(viewed))
+        return view, state
+
     steps = list(product(weights, sorted(densities, reverse=True)))
     for name, density in tracked(steps, "densities of layers evaluated", progress):
-        pruned = method.prune(
-            trial, {name: weights[name]}, density, "layer", examples, seeds=(seed, seed), **options
-        ).weights
+        view, state = examine(name)
+        masks = Layer().select(state.scores(), density, seed=seed)
+        try:
+            pruned = view.from_view(PruneResult(apply_masks(state.weights, masks), masks)).weights
+        except ModelError:  # a weight_norm would divide by zero
+            continue
         before = {changed: parameters[changed].detach().clone() for changed in pruned}
         set_weights(trial, pruned)
-        result = evaluate(trial, data, metric=metric, **options)
+        measured = evaluate(trial, data, metric=metric, **options)
         set_weights(trial, before)
-        curves[name].append(SensitivityPoint(density, result.accuracy, result.loss, result.metric))
+        curves[name].append(SensitivityPoint(density, measured.accuracy, measured.loss, measured.metric))
     return curves
 
 

@@ -56,6 +56,17 @@ def _share_an_entry(tensor: Tensor, other: Tensor) -> bool:
     return bool(used.as_strided(other.shape, other.stride(), offsets[1]).any())
 
 
+def is_expanded(tensor: Tensor) -> bool:
+    """Whether a dimension of a tensor repeats the same memory, so that torch refuses to set its entries.
+
+    >>> is_expanded(torch.zeros(1).expand(3)), is_expanded(torch.zeros(6).as_strided((2, 3), (3, 2)))
+    (True, False)
+    """
+    if tensor.layout != torch.strided:
+        return False
+    return any(size > 1 and not stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+
+
 def overlaps_itself(tensor: Tensor) -> bool:
     """Whether several entries of a tensor are one place in memory, as in an expanded tensor.
 

@@ -118,8 +118,8 @@ def _plain(value: object, cls: type, name: str, complete: bool) -> Any:
         return {**({} if kind is None else {"kind": kind}), **_settings(value, complete=complete)}
     if callable(value):
         raise SpecError(
-            f"{cls.__name__}.{name} is an object, {value!r}, which cannot be stored; name it as "
-            "'package.module:name'."
+            f"Expected {cls.__name__}.{name} as a setting that can be stored, got {value!r}; name a function of yours "
+            "as 'package.module:name', where this setting takes one."
         )
     raise SpecError(
         f"{cls.__name__}.{name} is {value!r}; a setting is a finite number, text, true, false, none, a tuple, a "

@@ -6,7 +6,7 @@
     freeze_init_zero             w = 0 if |w_final| < |w_start|, else w_start              (Variant 1)
     freeze_init_zero_all         the same, and kept weights that moved towards zero or started at it start at 0
                                                                                            (Variant 2)
-    freeze_init_zero_reshuffled  as many zeros as Variant 1, at random places, else w_start (control)
+    freeze_init_zero_reshuffled  as many zeros as Variant 1, at random positions, else w_start (control)
     freeze_init_zero_reversed    w = 0 if |w_final| > |w_start|, else w_start               (control)
 
 Under the actions that freeze, a weight that an earlier round pruned keeps its value; under `zero` and `train` it is 0.
@@ -91,7 +91,7 @@ def make_action(
     """Make an action from functions of one layer.
 
     Args:
-        fill: (layer, seed) -> a complete tensor, of which only the pruned places are used.
+        fill: (layer, seed) -> a complete tensor, of which only the pruned positions are used.
         checks: Statements that must hold for all layers.
         description: One line with the formula, and the source.
         set_kept: (layer, values of the mask-1 action) -> the kept weights.
@@ -125,19 +125,19 @@ def make_action(
 
 
 def zero_where(zeros: SelectPositions) -> Callable[[PrunedLayer, int], Tensor]:
-    """Zero at newly pruned places that are also in `zeros`, elsewhere the start of the last training."""
+    """Zero at newly pruned positions that are also in `zeros`, elsewhere the start of the last training."""
     return lambda layer, seed: layer.start.masked_fill(layer.newly_pruned & zeros(layer), 0.0)
 
 
 def zero_at_random(layer: PrunedLayer, seed: int) -> Tensor:
-    """As many zeros as newly pruned weights moved towards zero, at random places.
+    """As many zeros as newly pruned weights moved towards zero, at random positions.
 
     Args:
         layer: The layer; only newly pruned weights that did not start at zero can be set to zero.
-        seed: The seed of the action; the places depend on it and on the name of the layer.
+        seed: The seed of the action; the positions depend on it and on the name of the layer.
 
     Returns:
-        A complete tensor: zero at the drawn places, elsewhere the start of the last training.
+        A complete tensor: zero at the drawn positions, elsewhere the start of the last training.
     """
     count = int((layer.newly_pruned & layer.moved_towards_zero()).sum())
     indices = (layer.newly_pruned & (layer.start != 0)).flatten().nonzero().squeeze(1)
@@ -151,24 +151,24 @@ def zero_at_random(layer: PrunedLayer, seed: int) -> Tensor:
 # Invariants. Each examines the tensors alone, not how they were computed.
 
 
-def equals(expected: Callable[[PrunedLayer, Tensor], Tensor], places: SelectPositions) -> PrunedLayerCheck:
-    """The start at some places equals a tensor, made of the layer and the values of the mask-1 action.
+def equals(expected: Callable[[PrunedLayer, Tensor], Tensor], positions: SelectPositions) -> PrunedLayerCheck:
+    """The start at some positions equals a tensor, made of the layer and the values of the mask-1 action.
 
     Args:
         expected: (layer, values of the mask-1 action) -> the expected tensor, of the shape of the layer.
-        places: Makes the boolean tensor of the places from the layer.
+        positions: Makes the boolean tensor of the positions from the layer.
 
     Returns:
         The check, in which -0.0 equals +0.0 and NaN equals nothing.
     """
     return lambda layer, kept_weights, start: torch.equal(
-        start[places(layer)], expected(layer, kept_weights)[places(layer)]
+        start[positions(layer)], expected(layer, kept_weights)[positions(layer)]
     )
 
 
-def is_zero(places: SelectPositions) -> PrunedLayerCheck:
-    """The start at some places is zero."""
-    return lambda layer, kept_weights, start: not bool(start[places(layer)].any())
+def is_zero(positions: SelectPositions) -> PrunedLayerCheck:
+    """The start at some positions is zero."""
+    return lambda layer, kept_weights, start: not bool(start[positions(layer)].any())
 
 
 def zero_or_start(zeros: SelectPositions) -> dict[str, PrunedLayerCheck]:
@@ -183,15 +183,15 @@ def zero_or_start(zeros: SelectPositions) -> dict[str, PrunedLayerCheck]:
 
 
 def random_zeros(layer: PrunedLayer, start: Tensor) -> tuple[Tensor, Tensor]:
-    """The places that may be zeroed at random, and those that are.
+    """The positions that may be zeroed at random, and those that are.
 
     Args:
         layer: The layer.
         start: The weights of the layer that training starts from, of its shape.
 
     Returns:
-        Two boolean tensors of the shape of the layer: the newly pruned places that did not start the last training at
-        zero, and those of them that are zero in `start`.
+        Two boolean tensors of the shape of the layer: the newly pruned positions that did not start the last training
+        at zero, and those of them that are zero in `start`.
     """
     free = layer.newly_pruned & (layer.start != 0)
     return free, free & (start == 0)
@@ -213,7 +213,7 @@ def has_count_of_zeros(layer: PrunedLayer, kept_weights: Tensor, start: Tensor) 
 
 
 def has_zeros_by_chance(layer: PrunedLayer, kept_weights: Tensor, start: Tensor) -> bool:
-    """The zeros are at places that moved towards zero about as often as by chance.
+    """The zeros are at positions that moved towards zero about as often as by chance.
 
     Args:
         layer: The layer.
@@ -221,7 +221,7 @@ def has_zeros_by_chance(layer: PrunedLayer, kept_weights: Tensor, start: Tensor)
         start: The weights of the layer that training starts from, of its shape.
 
     Returns:
-        False if the zeros are at places that moved towards zero so often, or so rarely, that a random choice is
+        False if the zeros are at positions that moved towards zero so often, or so rarely, that a random choice is
         excluded.
     """
     free, zeros = random_zeros(layer, start)
@@ -299,7 +299,7 @@ MASK0_ACTIONS: dict[str, Mask0Action] = {
             OTHERS_AT_START: others_are_at_start,
             **EARLIER_UNCHANGED,
         },
-        "freeze_init_zero with its zeros at random places, a control (Zhou et al. 2019).",
+        "freeze_init_zero with its zeros at random positions, a control (Zhou et al. 2019).",
     ),
     "freeze_init_zero_reversed": make_action(
         zero_where(PrunedLayer.moved_away_from_zero),

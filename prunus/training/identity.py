@@ -20,7 +20,6 @@ from prunus.training.constraint import Constraint
 from prunus.training.losses import training_loss
 from prunus.training.modes import eval_mode
 from prunus.training.outputs import output_field
-from prunus.training.recipe import Recipe
 from prunus.training.state import add_prefix
 from prunus.training.trainer import Trainer
 from prunus.types import Dataset, Split
@@ -99,11 +98,8 @@ def identity_differences(saved: Identity, current: Identity) -> list[str]:
         only where there is no other difference.
     """
     differences = []
-    defaults = {f.name: _as_json(f.default) for f in fields(Recipe)}
     for key, value in current.values.items():
         other = saved.values.get(key)
-        if key == "recipe" and isinstance(other, Mapping):
-            other = {**{name: defaults[name] for name in value}, **other}
         if other == value:
             continue
         if key == "recipe" and isinstance(other, Mapping):

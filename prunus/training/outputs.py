@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.data.examples import Batch, inputs_of, map_tensors
+from prunus.data.examples import Batch, inputs_of, labels_of, map_tensors
 from prunus.errors import ModelError
 from prunus.modules import unwrapped
+
+HALVES = frozenset((torch.float16, torch.bfloat16))
 
 Forward = Callable[[nn.Module, Any], Any]
 """(model, batch) -> outputs."""
@@ -24,7 +26,7 @@ def call_model(model: nn.Module, batch: Batch, forward: Forward | None = None) -
 
     Without `forward` the model is called with the inputs of the batch (with the entries of a dict by name), and
     floating-point inputs are converted to the dtype of the parameters where these have one dtype. A `forward` receives
-    float16 and bfloat16 inputs as float32 where the parameters are float32, as they are in training.
+    float16 and bfloat16 inputs as float32 where no parameter is in half precision, as they are in training.
 
     Args:
         model: The model.
@@ -43,10 +45,7 @@ def call_model(model: nn.Module, batch: Batch, forward: Forward | None = None) -
     """
     dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
     if forward is not None:
-        if dtypes == {torch.float32}:
-            halves = (torch.float16, torch.bfloat16)
-            batch = map_tensors(lambda t: t.float() if t.dtype in halves else t, batch)
-        return forward(model, batch)
+        return forward(model, _with_single_inputs(batch) if dtypes and not dtypes & HALVES else batch)
     inputs = inputs_of(batch)
     if len(dtypes) == 1:
         (dtype,) = dtypes
@@ -56,6 +55,12 @@ def call_model(model: nn.Module, batch: Batch, forward: Forward | None = None) -
     if "labels" in inputs and not _takes(model, "labels"):
         inputs = {name: value for name, value in inputs.items() if name != "labels"}
     return model(**inputs)
+
+
+def _with_single_inputs(batch: Batch) -> Batch:
+    """A batch whose float16 and bfloat16 inputs are float32; labels stay as they are."""
+    labels = labels_of(batch)
+    return map_tensors(lambda t: t.float() if t.dtype in HALVES and t is not labels else t, batch)
 
 
 def _takes(model: nn.Module, name: str) -> bool:

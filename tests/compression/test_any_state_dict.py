@@ -197,3 +197,8 @@ def test_tensor_whose_entries_share_memory_is_refused_before_the_module_is_chang
     with pytest.raises(ModelMismatchError, match="several entries of 'expanded' of Expanded share one place"):
         prunus.load(tmp_path / "e.prunus", into=module)
     assert torch.equal(module.layer.weight, before)
+    module = Expanded()
+    module.expanded = torch.zeros(8).as_strided((3, 2, 2), (2, 2, 1))  # no dimension is expanded
+    module.register_buffer("sparse", torch.eye(2).to_sparse())
+    with pytest.raises(ModelMismatchError, match="missing: sparse"):
+        prunus.load(tmp_path / "e.prunus", into=module)

@@ -44,6 +44,9 @@ def test_more_claims_need_more_evidence():
     assert {other.p for other in others} == {first.p}
     (one_of_four,) = decide_claims([claim], measured, num_claims=4)
     assert one_of_four == first
+    sure = [{**row, "group": "other", "error": row["error"] / 1000} for row in measured]
+    with_sure = decide_claims([claim], [{**row, "group": "one"} for row in measured] + sure, num_claims=4)
+    assert alone.p < with_sure[0].p < one_of_four.p  # what is shown elsewhere leaves fewer to correct for
 
 
 def test_a_replicate_is_compared_at_the_points_that_it_has_of_both_curves():

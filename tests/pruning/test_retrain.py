@@ -209,13 +209,36 @@ def test_sensitivity_of_a_computed_weight_is_the_loss_after_pruning_it(normed):
     model = nn.Sequential(normed(nn.Linear(8, 16)), nn.ReLU(), nn.Linear(16, 3)).eval()
     x = torch.randn(200, 8)
     data = (x, model(x).argmax(1))
-    for name, curve in sensitivity(model, data, densities=(1.0, 0.5, 0.3)).items():
+    curves = sensitivity(model, data, densities=(1.0, 0.5, 0.3, 0.02))
+    assert [len(curve) for curve in curves.values()] == [
+        3,
+        4,
+    ]  # a row of the first layer would have no weight left
+    for name, curve in curves.items():
         for point in curve:
             alone = copied(model)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", NoEffectWarning)  # of the density 1
                 prunus.prune(alone, point.density, include=[name])
             assert point.loss == evaluate(alone, data).loss
+
+
+def test_sensitivity_scores_each_layer_once(mlp, digits):
+    passes = []
+
+    def forward(model, batch):
+        passes.append(len(batch[0]))
+        return model(batch[0])
+
+    counts = []
+    for densities in ((0.5,), (1.0, 0.5, 0.3)):
+        passes.clear()
+        sensitivity(
+            mlp, digits.validation, densities=densities, criterion="snip", calibration=digits, forward=forward
+        )
+        num_evaluations = len(densities) * len(prunable_weights(mlp)) * -(-len(digits.validation) // 100)
+        counts.append(len(passes) - num_evaluations)
+    assert counts[0] == counts[1] > 0
 
 
 def test_densities_are_chosen_by_tolerance():

@@ -30,7 +30,7 @@ from prunus.errors import CorruptFileError, ModelMismatchError
 from prunus.models.checkpoints import match_names
 from prunus.models.safetensors_file import missing_names, tied_pairs
 from prunus.modules import check_initialized, unwrapped
-from prunus.pruning.shared_memory import overlaps_itself
+from prunus.pruning.shared_memory import is_expanded
 
 Kind = tuple[str, tuple[int, ...]]
 """The dtype and shape of a tensor; PLAIN_DATA and () of another value."""
@@ -194,18 +194,16 @@ def _check_same_tensors(
         "unexpected": sorted(map(printable, kinds.keys() - expected.keys())),
         "differing": differing,
     }
-    overlapping = [
-        name for name, value in state.items() if isinstance(value, Tensor) and overlaps_itself(value)
-    ]
-    if overlapping:
-        raise ModelMismatchError(
-            f"Expected tensors that can be set, but several entries of {overlapping[0]!r} of {type(model).__name__} "
-            "share one place in memory; make it contiguous, or a buffer with persistent=False."
-        )
     listed = [f"{problem}: {', '.join(names)}" for problem, names in problems.items() if names]
     if listed:
         raise ModelMismatchError(
             f"{path} is for another model than {type(model).__name__}; {'; '.join(listed)}."
+        )
+    expanded = [name for name, value in state.items() if isinstance(value, Tensor) and is_expanded(value)]
+    if expanded:
+        raise ModelMismatchError(
+            f"Expected tensors that can be set, but several entries of {expanded[0]!r} of {type(model).__name__} "
+            "share one place in memory; make it contiguous, or a buffer with persistent=False."
         )
     return smaller
 

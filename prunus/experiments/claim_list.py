@@ -271,8 +271,7 @@ def _verdict(
     effect = _effect(claim)
     if decision.verdict != "not shown":
         return decision.verdict, ""
-    zero = decision.against or 0.0
-    if _is_decided_by(low - zero, high - zero, claim):
+    if decision.uncorrected_p < 0.05:
         return "not shown", f"p is {decision.p:.2g} after the correction"
     if effect and (high - low) / 2 > effect:
         return (
@@ -280,22 +279,6 @@ def _verdict(
             f"the interval, ±{format_number((high - low) / 2)}, is wider than the effect, {effect:g}",
         )
     return "not shown", ""
-
-
-def _is_decided_by(low: float, high: float, claim: Claim) -> bool:
-    """Whether the interval of a difference alone, without a correction, would decide the claim.
-
-    >>> equal = Claim("a equals b", "a", "equal", "b", "error", "", margin=0.5)
-    >>> _is_decided_by(-0.4, 0.3, equal), _is_decided_by(0.6, 0.9, equal), _is_decided_by(0.2, 0.9, equal)
-    (True, True, False)
-    """
-    if claim.expected not in WITHIN_MARGIN:
-        return not low <= 0 <= high
-    is_within = {"equal": -claim.margin <= low and high <= claim.margin}
-    is_within |= {"not higher": high <= claim.margin, "not lower": low >= -claim.margin}
-    is_beyond = {"not higher": low > claim.margin, "not lower": high < -claim.margin}
-    is_beyond["equal"] = any(is_beyond.values())
-    return is_within[claim.expected] or is_beyond[claim.expected]
 
 
 def default_size(experiment: Experiment) -> str:

@@ -92,6 +92,8 @@ class Decision:
     """Mean of the metric, or of its difference between two curves; None without data."""
     interval: tuple[float, float] | None
     """95 % interval of `measured`, not corrected; None for fewer than two replicates."""
+    uncorrected_p: float
+    """p-value of this claim alone."""
     p: float
     """p-value, corrected for the number of claims by Holm's method."""
     where: str
@@ -131,8 +133,7 @@ def decide_claims(claims: Sequence[Claim], rows: Sequence[Row], num_claims: int 
     missing = max(num_claims - len(p_values), 0)
     corrected = holm([*p_values, *[1.0] * missing])[: len(p_values)]
     return [
-        _decide(group, claim, members, comparison, where, p)
-        for (group, claim, members, comparison, where), p in zip(compared, corrected, strict=True)
+        _decide(*each, *p) for each, p in zip(compared, zip(p_values, corrected, strict=True), strict=True)
     ]
 
 
@@ -163,7 +164,13 @@ def _name_and_unit(metric: str, is_difference: bool) -> tuple[str, str]:
 
 
 def _decide(
-    group: str, claim: Claim, rows: Sequence[Row], comparison: Comparison | None, where: str, p: float
+    group: str,
+    claim: Claim,
+    rows: Sequence[Row],
+    comparison: Comparison | None,
+    where: str,
+    uncorrected_p: float,
+    p: float,
 ) -> Decision:
     against = None if isinstance(claim.against, str) else float(claim.against)
     zero, pairs = against or 0.0, comparison.n if comparison else 0
@@ -177,6 +184,7 @@ def _decide(
         against=against,
         measured=comparison.difference + zero if comparison else None,
         interval=(comparison.low + zero, comparison.high + zero) if comparison and pairs > 1 else None,
+        uncorrected_p=uncorrected_p,
         p=p,
         where=where,
         reason="" if pairs > 1 else "one replicate is not enough" if pairs else _missing(claim, rows),

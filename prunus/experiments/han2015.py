@@ -217,6 +217,7 @@ tradeoff = Experiment(
         *LENET_ONLY,
         "The dense network that a loss is relative to is not trained further; retrained networks have more epochs than "
         "it has.",
+        "The highest sparsity without loss is chosen by the test error.",
     ),
     networks=LENETS[:1],
     against="L2, iterative",

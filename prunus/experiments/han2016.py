@@ -89,6 +89,10 @@ def layer_rates(compressed: Compressed) -> list[Row]:
 
     Args:
         compressed: A pruned and quantized network with the recipe that it was made by.
+
+    Returns:
+        One row per layer of weights, and last the row "total": the name of the "layer", the keys of COLUMNS, and
+        "bytes P+Q" and "bytes P+Q+H".
     """
     with tempfile.TemporaryDirectory() as folder:
         inspected = {}

@@ -34,7 +34,7 @@ CONV_ADAM = ADAM.replace(
 CONV_EXAMPLES, CONV_EVERY, CONV_SAMPLES = 15_000, 1_000, 3
 """Of the default size: training examples, steps between evaluations, masks sampled for an evaluation."""
 CONV_START = 0.85
-"""Initial value of the logits of convolutional networks in the default size.
+"""The probability to be kept that each weight of a convolutional network starts with, in the default size.
 
 Where half of the weights are sampled, every layer has as much noise as signal; here the noise is a sixth of it, and far
 fewer steps are needed.
@@ -61,8 +61,8 @@ CONVOLUTIONS = {
 LEVELS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15)
 """Levels of criterion masks of the default size: densities from 0.8 to 0.04."""
 
-WEIGHTS = {"initial weights": "initial", "signed constants": "signed_constant"}
-"""The weights under a mask, and their key in WEIGHTS of supermasks."""
+WEIGHT_NAMES = {"initial weights": "initial", "signed constants": "signed_constant"}
+"""The names of the weights under a mask, and their keys in WEIGHT_INITS."""
 BEST = "learned + DWR, signed constants"
 FROM_SEED = "learned + DWR, signs from a seed"
 CONV_CURVES = (
@@ -125,10 +125,10 @@ def every_kind_of_mask(template: LearnedSupermaskSpec, size: str) -> LabeledRuns
     """
     dense, start = template.baseline, template.mask.start if isinstance(template.mask, Bernoulli) else 0.5
     runs: dict[str, Any] = {"trained": dense}
-    for name, weights in WEIGHTS.items():
+    for name, weights in WEIGHT_NAMES.items():
         runs[f"criterion, {name}"] = CriterionSupermaskSpec(_criterion_ticket(dense, size), weights)
     for rescale in (False, True):
-        for name, weights in WEIGHTS.items():
+        for name, weights in WEIGHT_NAMES.items():
             mask = Bernoulli(start, rescale)
             runs[f"learned{' + DWR' * rescale}, {name}"] = replace(template, mask=mask, weights=weights)
     runs[FROM_SEED] = replace(runs[BEST], weights="signed_glorot")
@@ -186,14 +186,14 @@ def masks_of_criteria(template: LearnedSupermaskSpec, size: str) -> LabeledRuns:
             size.
 
     Returns:
-        One run per criterion and kind of weights. The label has the criterion in "curve", and the key of WEIGHTS in
-        "over".
+        One run per criterion and kind of weights. The label has the criterion in "curve", and the key of
+        WEIGHT_NAMES in "over".
     """
     criteria = ("large_final", "random") if size == "smoke" else CRITERIA
     runs = []
     for criterion in dict.fromkeys(("large_final_same_sign", *criteria)):
         ticket = replace(_criterion_ticket(template.baseline, size), criterion=criterion)
-        for name, weights in WEIGHTS.items():
+        for name, weights in WEIGHT_NAMES.items():
             runs.append(({"curve": criterion, "over": name}, CriterionSupermaskSpec(ticket, weights)))
     return runs
 
@@ -230,7 +230,7 @@ SHORTENED = (
     "The default size trains Lenet's logits with Adam at 0.1 for 40 epochs, chosen on the validation split of MNIST; "
     "the paper's settings, SGD at 100 for 2000 epochs, are those of the full size.",
     "No settings are published for Conv-2, 4 and 6: the full size takes those of hidden-networks, "
-    "the default size 15,000 images, 4 epochs, and logits that start at 0.85 instead of 0.5.",
+    "the default size 15,000 images, 4 epochs, and probabilities to be kept that start at 0.85 instead of 0.5.",
     "Edge-popup and the signed supermask have their own papers' settings in the full size.",
     "In the default size, convolutional networks have the five curves only that claims are about.",
 )
@@ -246,7 +246,7 @@ supermasks = Experiment(
     figures=(replace(ACCURACY, references=(Reference("chance", ((1.0, 10.0), (100.0, 10.0))),)),),
     claims=(
         _claim(
-            "A mask of a criterion over initial weights is far more accurate than chance",
+            "A mask of a criterion over initial weights is more accurate than chance",
             "criterion, initial weights", "higher", 10.0,
         ),
         _claim(
@@ -309,12 +309,12 @@ criterion_supermasks = Experiment(
         replace(
             ACCURACY, suffix=weights.partition(" ")[0], title=f"Masks of criteria: {weights}", select=_over(weights),
         )
-        for weights in WEIGHTS
+        for weights in WEIGHT_NAMES
     ),
     claims=tuple(
         _claim(
             f"large_final_same_sign gives better supermasks than {name}", "large_final_same_sign", "higher", against,
-            at={"level": (3, 4, 5), "over": tuple(WEIGHTS)},
+            at={"level": (3, 4, 5), "over": tuple(WEIGHT_NAMES)},
         )
         for against, name in (("large_final", "large_final"), ("random", "random masks"))
     ),

@@ -59,7 +59,7 @@ def _share_an_entry(tensor: Tensor, other: Tensor) -> bool:
 def is_expanded(tensor: Tensor) -> bool:
     """Whether a dimension of a tensor repeats the same memory, so that torch refuses to set its entries.
 
-    >>> is_expanded(torch.zeros(1).expand(3)), is_expanded(torch.zeros(6).as_strided((2, 3), (3, 2)))
+    >>> is_expanded(torch.zeros(1).expand(3)), is_expanded(torch.zeros(8).as_strided((2, 3), (3, 2)))
     (True, False)
     """
     if tensor.layout != torch.strided:

@@ -112,6 +112,9 @@ WITHIN_MARGIN: tuple[Expectation, ...] = ("equal", "not higher", "not lower")
 def holm(p_values: Sequence[float]) -> list[float]:
     """Correct p-values for multiple comparisons by Holm's step-down method.
 
+    Args:
+        p_values: The p-values of all comparisons, in [0, 1].
+
     Returns:
         Corrected p-values in the order of `p_values`, each at most 1. Rejecting those below 0.05 keeps the
         probability of any false rejection at or below 0.05, whatever the dependence between the tests.
@@ -134,7 +137,8 @@ def claim_p_value(comparison: Comparison, expected: Expectation, margin: float =
 
     For "higher" and "lower" this is the p-value of the paired comparison. For "equal" it is that of the one-sided
     test that the difference is on the measured side of the nearer margin (two one-sided tests: Schuirmann 1987); for
-    "not higher" and "not lower" that the difference is on the measured side of the margin or of minus the margin.
+    "not higher" and "not lower" that the difference is on the measured side of the margin or of minus the margin. If
+    all differences are identical, it is that of their signs, 2^-n.
 
     Args:
         comparison: The paired comparison of the two sides.
@@ -149,7 +153,7 @@ def claim_p_value(comparison: Comparison, expected: Expectation, margin: float =
     distance = _distance_from_margin(comparison.difference, expected, margin)
     half_width = (comparison.high - comparison.low) / 2
     if not half_width:
-        return 2.0 ** (1 - comparison.n) if distance else 1.0
+        return 2.0**-comparison.n if distance else 1.0
     from scipy.special import stdtr, stdtrit
 
     error = half_width / float(stdtrit(comparison.n - 1, (1 + comparison.confidence) / 2))
@@ -212,8 +216,12 @@ def _differences(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:
 
 
 def format_number(value: float) -> str:
-    """Format a number with three significant digits, or as an integer from 1000 on."""
-    return f"{value:z.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    """Format a number with three significant digits, or as an integer from 1000 on.
+
+    >>> format_number(0.12345), format_number(999.7)
+    ('0.123', '1,000')
+    """
+    return f"{value:z.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
 
 
 def format_interval(center: float, low: float, high: float) -> tuple[str, str, str]:

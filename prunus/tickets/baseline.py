@@ -113,6 +113,14 @@ class BaselineSpec:
                 )
         return total
 
+    def check_trained_by_recipe(self) -> None:
+        """Raise SpecError if `fit` trains the network, which takes masks alone."""
+        if self.fit is not None:
+            raise SpecError(
+                "Expected a baseline that is trained by a recipe for a learned mask or for instability, got one with "
+                "fit; give it a recipe, and leave out fit."
+            )
+
     def check_has_state(self, setting: str, step: int) -> None:
         """Raise SpecError unless the state at a step, to which `setting` is set, is kept.
 
@@ -195,12 +203,9 @@ class BaselineSpec:
             SpecError: The network is trained by `fit`, which takes masks alone, and there is another constraint or a
                 seed.
         """
-        if self.fit is not None:
-            if seed is not None or not isinstance(constraint, Masks | None):
-                raise SpecError(
-                    "Expected a baseline that is trained by a recipe for a learned mask or for instability, got one "
-                    "with fit; give it a recipe, and leave out fit."
-                )
+        if seed is not None or not isinstance(constraint, Masks | None):
+            self.check_trained_by_recipe()
+        elif self.fit is not None:
             return train_level_with(self.fit, model, self.load_data(), constraint, start, self.task)
         data, recipe = self.checked_data(directory), recipe or self.recipe
         first_step = start.step if start else 0

@@ -65,7 +65,12 @@ class InstabilitySpec(BaselineRun):
         """Validate the settings. Raises SpecError if they contradict each other, and as `TicketSpec.check` does."""
         if self.points < 2:
             raise SpecError(f"Expected at least 2 points, the ends of the line, got {self.points}.")
+        self.baseline.check_trained_by_recipe()
         self.baseline.check_has_state("step", self.step)
+        if self.ticket is None and self.level:
+            raise SpecError(
+                f"Expected level = 0 without a ticket, got {self.level}; leave out level, or set ticket."
+            )
         if self.ticket is not None:
             check_same_weights(self.baseline, self.ticket.baseline)
             if self.level not in self.ticket.trained_levels:

@@ -195,6 +195,10 @@ def test_holm_keeps_order_and_never_lowers_a_p_value() -> None:
         ([1.0, 1.1, 0.9, 1.05], "not higher", 0.5, "does not hold"),
         ([0.4, 0.7, 0.3, 0.6], "not higher", 0.5, "not shown"),
         ([5.0], "higher", 0.0, "not shown"),
+        ([0.1] * 5, "equal", 0.5, "holds"),  # p is 1/32
+        ([0.1] * 4, "equal", 0.5, "not shown"),
+        ([0.9] * 5, "not higher", 0.5, "does not hold"),
+        ([0.5] * 9, "equal", 0.5, "not shown"),
     ],
 )
 def test_claims_are_decided_by_interval_and_margin(values, expected, margin, verdict) -> None:  # type: ignore[no-untyped-def]

@@ -734,7 +734,12 @@ def test_masks_over_a_weight_with_several_names_pass_their_invariants(mask):
 def test_fit_trains_neither_a_mask_nor_copies_of_a_network(kind):
     """It would train the weights under the mask, and both copies in the same order."""
     with pytest.raises(SpecError, match="Expected a baseline that is trained by a recipe"):
-        done(kind(replace(DENSE, fit=lambda model, masks: None)), trained())
+        kind(replace(DENSE, fit=lambda model, masks: None)).check()
+
+
+def test_instability_without_a_ticket_has_no_level():
+    with pytest.raises(SpecError, match="Expected level = 0 without a ticket, got 9"):
+        InstabilitySpec(DENSE, level=9).check()
 
 
 def test_benchmark_of_the_invariant_checks_repeats_the_trainings_of_a_run(monkeypatch):

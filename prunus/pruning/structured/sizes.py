@@ -10,7 +10,7 @@ without which it does not run are refused with the operator and the source line.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import combinations, islice, product
 from typing import Any
 
 import numpy as np
@@ -27,10 +27,9 @@ from prunus.pruning.structured.removal import follows_shapes, remove_channels
 from prunus.pruning.structured.verify import removal_error
 from prunus.training.modes import eval_mode
 
-MAX_CHOICES = 256
-"""The largest number of combinations of attributes that are tried for one set of groups."""
-MAX_PROBES = 200
-"""The largest number of runs without values; groups that would need more are refused."""
+MAX_CHOICES = 200
+"""The largest number of combinations of attributes that are tried for one set of groups; groups that would need more
+are refused."""
 
 
 @dataclass(frozen=True)
@@ -143,15 +142,20 @@ def _solve(
 
 def _choices(constants: Sequence[SizeConstant], model: nn.Module) -> Iterator[set[Binding]]:
     """Possible bindings: at each place of the code none or one of the attributes, the fewest first."""
-    places: dict[Any, dict[str | None, set[Binding]]] = defaultdict(lambda: {None: set()})
+    places: dict[Any, dict[str, set[Binding]]] = defaultdict(dict)
     for constant in constants:
         path = module_path(constant.node)
         for name, value in vars(_module(model, path)).items():
             if type(value) is int and value == constant.value and not name.startswith("_"):
                 places[_place(constant, model)].setdefault(name, set()).add(Binding(path, name, constant))
-    combinations = islice(product(*(attributes.items() for attributes in places.values())), MAX_CHOICES)
-    for combination in sorted(combinations, key=lambda items: sum(name is not None for name, _ in items)):
-        yield set[Binding]().union(*(bindings for _, bindings in combination))
+    choices = [list(attributes.values()) for attributes in places.values()]
+    by_number = (
+        set[Binding]().union(*attributes)
+        for number in range(len(choices) + 1)
+        for bound in combinations(choices, number)
+        for attributes in product(*bound)
+    )
+    yield from islice(by_number, MAX_CHOICES)
 
 
 def bound_attributes(bindings: Iterable[Binding], is_kept: KeptIds) -> dict[str, dict[str, Any]] | None:
@@ -177,7 +181,6 @@ class _Probe:
 
     def __init__(self, analysis: Analysis, model: nn.Module) -> None:
         self.analysis, self.original = analysis, model
-        self.count = 0
         for device in ("meta", None):
             self.device = device
             self.model = copied(model) if device is None else copied(model).to(device)
@@ -191,8 +194,7 @@ class _Probe:
 
     def runs(self, groups: Sequence[Group], bindings: Iterable[Binding]) -> bool:
         """Whether the model runs without a different number of channels of each group, with outputs of equal shape."""
-        self.count += 1
-        if self.count > MAX_PROBES or self.expected is None:
+        if self.expected is None:
             return False
         indices, attributes = self._removal(groups, bindings)
         return attributes is not None and self._shapes(indices, attributes) == self.expected

@@ -4,8 +4,8 @@
 
 Source: Zhou et al. 2019, section 5 and Figure 5: their best is large_final_same_sign over signed constants.
 
-Differences: The masks are those of a ticket with the same settings. Those of the paper come from iterative pruning, as
-those of an iterative ticket do.
+Difference: The masks are those of a one-shot ticket by default; the paper prunes iteratively, as a ticket with
+schedule="iterative" does.
 """
 
 from dataclasses import dataclass, field

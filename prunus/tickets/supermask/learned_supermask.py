@@ -127,6 +127,7 @@ class LearnedSupermaskSpec(BaselineRun):
 
     def check(self) -> None:
         """Validate the settings. Raises SpecError, DensityError or UnknownNameError."""
+        self.baseline.check_trained_by_recipe()
         check_full_training(self.recipe, "a mask is scored at the end", samples=self.samples)
         check_fixed_weights(self.weights, self.multiplier)
         self.mask.check()

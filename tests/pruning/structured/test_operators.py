@@ -15,6 +15,7 @@ REFUSED = frozenset(
         *("_pdist_forward", "argmax", "argmin", "arange", "as_strided", "topk", "sort", "nonzero", "sym_size"),
         *("_embedding_bag", "_fft_c2c", "_fft_c2r", "_fft_r2c", "_local_scalar_dense", "_trilinear", "bernoulli"),
         *("embedding_dense_backward", "index_put", "masked_scatter", "native_group_norm_backward", "rand", "randn"),
+        "native_group_norm",
         *("native_layer_norm_backward", "max_pool2d_with_indices_backward", "native_batch_norm_backward", "randperm"),
         *("_native_batch_norm_legit", "grid_sampler_2d", "native_dropout", "scalar_tensor"),
         *("scatter", "scatter_add", "scatter_reduce", "select_scatter", "slice_scatter", "sym_numel"),

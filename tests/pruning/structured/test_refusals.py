@@ -173,3 +173,54 @@ def test_arguments_of_another_type_are_refused(arguments):
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
     with pytest.raises(PrunusError, match="Expected"):
         prunus.slim(model, torch.randn(2, 6), **arguments)
+
+
+class Extreme(nn.Module):
+    """The smallest magnitude over the channels, which zeros change."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 8, bias=False), nn.Linear(8, 6, bias=False), nn.Linear(6, 8)
+
+    def forward(self, x):
+        h = self.a(x)
+        return self.b(h) * torch.linalg.vector_norm(h, ord=-torch.inf, dim=1, keepdim=True)
+
+
+def test_norm_of_a_negative_order_is_inexact():
+    (group,) = prunus.slim(Extreme(), torch.randn(2, 6), density=0.5, allow_inexact=True).groups
+    assert not group.exact
+
+
+class Heads(nn.Module):
+    """A view whose size is an attribute."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.last, self.heads = nn.Linear(12, 12), nn.Linear(12, 3), 4
+
+    def forward(self, x):
+        return self.last(self.linear(x).view(-1, self.heads, 3).flatten(1))
+
+
+class Literals(Heads):
+    """Views whose sizes are numbers of the code, which equal an attribute: 2^8 choices, of which none runs."""
+
+    def forward(self, x):
+        h = self.linear(x)
+        h = h.view(-1, 4, 3).flatten(1)
+        h = h.view(-1, 4, 3).flatten(1)
+        h = h.view(-1, 4, 3).flatten(1)
+        h = h.view(-1, 4, 3).flatten(1)
+        h = h.view(-1, 4, 3).flatten(1)
+        h = h.view(-1, 4, 3).flatten(1)
+        h = h.view(-1, 4, 3).flatten(1)
+        h = h.view(-1, 4, 3).flatten(1)
+        return self.last(h)
+
+
+def test_sizes_that_no_attribute_gives_do_not_count_for_other_modules():
+    model = nn.Sequential(Heads(), nn.Linear(3, 12), Literals())
+    plan = prunus.slim(model, torch.randn(2, 12), density=0.5)
+    assert "0.linear.weight" in {group.name for group in plan.groups}
+    assert plan.apply()[0].heads == 2

@@ -40,11 +40,11 @@ def _layer_norm(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
     return scale_and_shift(coupling, value, a)
 
 
-@register_rule("group_norm", "native_group_norm")
+@register_rule("group_norm")
 def _group_norm(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
     """Normalization of groups of channels: whole groups are removed, which is exact; of one group, it is not."""
     value = _fix_all_but_channels(coupling, a["input"])
-    groups: int = a["num_groups"] if "num_groups" in a else a["group"]
+    groups: int = a["num_groups"]
     if (ids := value.ids(1)) is not None and groups == 1:
         coupling.mark_inexact(ids, NORMALIZED)
     elif ids is not None:
@@ -55,7 +55,7 @@ def _group_norm(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
 
 
 EXACT_REDUCTIONS = ("sum", "norm", "linalg_vector_norm", "nansum")
-"""Reductions to which a zero contributes nothing."""
+"""Reductions to which a zero contributes nothing; to a norm of a negative order it does."""
 
 
 @register_rule("mean", "sum", "amax", "amin", "var", "std", "prod", "norm", "linalg_vector_norm", "logsumexp",
@@ -68,10 +68,12 @@ def _reduction(coupling: Coupling, a: Arguments, shape: Shape) -> Labels | list[
     dims = [a["dim"]] if isinstance(a.get("dim"), int) else a.get("dim")
     ndim = len(value.shape)
     reduced = {dim % ndim for dim in dims} if dims else set(range(ndim))
+    order = a.get("ord", a.get("p"))
+    is_exact = name in EXACT_REDUCTIONS and not (isinstance(order, int | float) and order < 0)
     for dim in sorted(reduced):
         if (layer := value.layer(dim)) is not None and len(layer.dims) > 1:
             value = coupling.fix(value, dim)
-        elif layer is not None and not (name in EXACT_REDUCTIONS and layer.zero):
+        elif layer is not None and not (is_exact and layer.zero):
             coupling.mark_inexact(layer.ids, f"{name} is computed over the channels")
     layers = [
         replace(layer, zero=layer.zero and name != "logsumexp")
@@ -85,10 +87,13 @@ def _reduction(coupling: Coupling, a: Arguments, shape: Shape) -> Labels | list[
 
 
 @register_rule("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "cumprod")
-def _softmax(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
+def _along_one_dimension(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
     """A function of all entries along one dimension, for each of the other positions."""
     value, dim = a["self"], a["dim"] % len(shape)
     if (layer := value.layer(dim)) is not None and len(layer.dims) == 1:
-        coupling.mark_inexact(layer.ids, NORMALIZED)
+        name = coupling.operator
+        coupling.mark_inexact(
+            layer.ids, NORMALIZED if "softmax" in name else f"{name} is computed over the channels"
+        )
     value = coupling.fix_split(value, dim)
     return Labels(shape, tuple(replace(layer, zero=False) for layer in value.layers))

@@ -16,8 +16,9 @@ def claims(
 ) -> None:
     """List the claims that the experiments test, with the verdict on each and the numbers behind it.
 
-    Verdicts are those of the default size of each experiment, or of the full size if
-    more of its runs are finished. If runs are missing, the reason is shown instead.
+    Verdicts are those of the default size of each experiment, or of the full
+    size if more of its runs are finished. If runs are missing, the reason is
+    shown instead.
 
     Example: prunus claims --json
     """

@@ -45,7 +45,7 @@ def call_model(model: nn.Module, batch: Batch, forward: Forward | None = None) -
     """
     dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
     if forward is not None:
-        return forward(model, _with_single_inputs(batch) if dtypes and not dtypes & HALVES else batch)
+        return forward(model, _inputs_in_single_precision(batch) if dtypes and not dtypes & HALVES else batch)
     inputs = inputs_of(batch)
     if len(dtypes) == 1:
         (dtype,) = dtypes
@@ -57,7 +57,7 @@ def call_model(model: nn.Module, batch: Batch, forward: Forward | None = None) -
     return model(**inputs)
 
 
-def _with_single_inputs(batch: Batch) -> Batch:
+def _inputs_in_single_precision(batch: Batch) -> Batch:
     """A batch whose float16 and bfloat16 inputs are float32; labels stay as they are."""
     labels = labels_of(batch)
     return map_tensors(lambda t: t.float() if t.dtype in HALVES and t is not labels else t, batch)

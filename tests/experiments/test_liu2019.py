@@ -361,9 +361,9 @@ def test_criterion_of_the_user_is_a_method_of_the_tables(tmp_path):
     assert list(code_digests(settings.run())) == ["tiny_networks:largest_filters", TINY.model]
     data, trained = settings.dataset(), settings.network(1)
     smaller = removal_of(settings, trained, data, {}, 0)(copy.deepcopy(trained))
-    kept = smaller[0].weight.flatten(1).norm(dim=1)
+    norms = smaller[0].weight.flatten(1).norm(dim=1)
     of_all = trained[0].weight.flatten(1).norm(dim=1).sort().values
-    assert torch.allclose(kept.sort().values, of_all[: len(kept)])
+    assert torch.allclose(norms.sort().values, of_all[: len(norms)])
 
 
 def test_penalized_training_smooths_labels_as_others_do(tmp_path):

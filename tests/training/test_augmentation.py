@@ -33,10 +33,10 @@ def test_a_function_of_its_draw_that_mutates_nothing(augment):
 
 def test_parts_of_a_batch_are_augmented_differently():
     images = torch.randn(8, 3, 6, 6)
-    whole = augment_batch(flip_crop, images, 1, 2, 3)
-    assert torch.equal(whole, flip_crop(images, make_generator(1, "augmentation", 2, 3)))
-    assert torch.equal(augment_batch(flip_crop, images, 1, 2, 3, part=0), whole)
-    assert not torch.equal(augment_batch(flip_crop, images, 1, 2, 3, part=1), whole)
+    complete = augment_batch(flip_crop, images, 1, 2, 3)
+    assert torch.equal(complete, flip_crop(images, make_generator(1, "augmentation", 2, 3)))
+    assert torch.equal(augment_batch(flip_crop, images, 1, 2, 3, part=0), complete)
+    assert not torch.equal(augment_batch(flip_crop, images, 1, 2, 3, part=1), complete)
 
 
 def places(wide, made, mirrors):

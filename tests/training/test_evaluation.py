@@ -223,8 +223,8 @@ def test_evaluation_changes_neither_buffers_nor_the_random_generator(parametrize
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_forward_of_a_single_precision_model_gets_inputs_in_half_precision_as_single(dtype):
     model, inputs, labels = nn.Linear(8, 3), draw(40, 8).to(dtype), torch.arange(40) % 3
-    own = evaluate(model, (inputs, labels), forward=lambda network, batch: network(batch[0]))
-    assert own == evaluate(model, (inputs, labels))
+    with_forward = evaluate(model, (inputs, labels), forward=lambda network, batch: network(batch[0]))
+    assert with_forward == evaluate(model, (inputs, labels))
     half = nn.Linear(8, 3).to(dtype)
     evaluate(half, (inputs, labels), forward=lambda network, batch: network(batch[0]))
     seen = []

@@ -142,16 +142,18 @@ class Squared(nn.Module):
 @pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
 def test_gradients_pass_through_functions_of_the_user():
     torch.manual_seed(0)
-    own, plain = Squared(Square.apply), Squared(torch.square)
-    plain.load_state_dict(own.state_dict())
+    custom, plain = Squared(Square.apply), Squared(torch.square)
+    plain.load_state_dict(custom.state_dict())
     data = (draw(24, 8).float(), torch.arange(24) % 3)
-    masks = [prunus.prune(model, 0.5, criterion="fisher", calibration=data).masks for model in (own, plain)]
+    masks = [
+        prunus.prune(model, 0.5, criterion="fisher", calibration=data).masks for model in (custom, plain)
+    ]
     assert all(torch.equal(masks[0][name], mask) for name, mask in masks[1].items())
     for criterion in ("obd_hutchinson", "full_obs"):
         with pytest.raises(
             ModelError, match=r"cannot be differentiated .*; choose another method, such as fisher"
         ):
-            prunus.prune(own, 0.3, criterion=criterion, calibration=data)
+            prunus.prune(custom, 0.3, criterion=criterion, calibration=data)
 
 
 def settled(model: nn.Module, inputs: Tensor) -> nn.Module:

@@ -61,7 +61,15 @@ def compress_and_report(
     task = task or {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `prunus.compress` gives them
-        weights = check_compressible(model, data, recipe, trains_by_recipe=train, task=task, **patterns)
+        weights = check_compressible(
+            model,
+            data,
+            recipe,
+            trains_by_recipe=train,
+            calibrates=is_search or not train,
+            task=task,
+            **patterns,
+        )
     _announce(model, recipe, weights, is_search=is_search)
     epoch_line: Any = None
     counted: Any = report

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from prunus.cli.interrupts import Interrupted
+from prunus.cli.names import NAMES
 from prunus.cli.options import AsJson, Force, StoreDir, argument, flag, option, optional, seed_option
 from prunus.cli.output import echo, echo_json, log
 
@@ -147,7 +148,7 @@ class RunCommand(TyperCommand):
     """The command `run`, whose option --ray may have no value: Typer has no such options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse as any command does, after "local" was put where --ray has no address.
+        """Parse as any command does, after "local" was put where an option, an experiment or nothing follows --ray.
 
         Args:
             ctx: The context of the command.
@@ -156,8 +157,9 @@ class RunCommand(TyperCommand):
         Returns:
             The remaining arguments.
         """
+        experiments = NAMES["experiment"]
         args = [
-            "--ray=local" if arg == "--ray" and not (":" in value or value in ("auto", "local")) else arg
+            "--ray=local" if arg == "--ray" and (value[:1] in ("", "-") or value in experiments) else arg
             for arg, value in zip(args, [*args[1:], ""], strict=False)
         ]
         return super().parse_args(ctx, args)

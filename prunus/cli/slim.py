@@ -128,7 +128,7 @@ def slim(
         network, example.to(device),
         macs=macs, parameters=parameters, density=density, latency=latency, budget=budget, criterion=scorer,
         scope=scope, calibration=calibration, forward=task["forward"], seed=seed,
-        loss=task["loss"] if scorer.needs_examples else None,
+        loss=task["loss"] if scorer.uses_loss else None,
         round_to=round_to, min_channels=min_channels, exclude=exclude or (), allow_inexact=allow_inexact, refit=refit,
     )  # fmt: skip
     dense, report = copied(network), plan.report

@@ -1,7 +1,8 @@
 """Search densities and bits for the smallest file that loses at most a given number of points of accuracy.
 
 The lowest density that fits is found by bisection, first with 4 bits, then with fewer and more bits near that
-density. This takes about nine compressions: the accuracy is taken to fall with the density and with the bits.
+density. This takes about nine compressions: the accuracy is taken to fall with the density and with the bits, so that
+fewer bits are not tried where more do not fit.
 """
 
 import math
@@ -16,8 +17,8 @@ DENSITIES = (
 )
 """The densities of all weights together that are tried."""
 BITS = (4, 3, 5, 8)
-"""The bits that are tried: the first at all densities; fewer, and the next higher number, near the lowest density that
-fits; and others only where none fits with those."""
+"""The bits that are tried: the first at all densities, or the next higher number where none fits; then fewer, and the
+next higher number, near the lowest density that fits."""
 NUM_NEIGHBORS = 3
 """How many densities next to the lowest one that fits with the first bits are tried with other bits."""
 
@@ -46,8 +47,7 @@ def find_smallest(
     Args:
         attempt: (density, bits) -> what was tried.
         densities: The densities to try, falling.
-        bits: The bits to try: the first at all densities, fewer and the next higher number near the lowest density that
-            fits, and others only where none fits; or None alone, for those of the recipe.
+        bits: The bits to try, in the order of BITS; or None alone, for those of the recipe.
         max_drop: Percentage points, or units of a metric.
 
     Returns:
@@ -68,17 +68,18 @@ def find_smallest(
         return low - 1
 
     first, *others = bits
-    more_bits = min(
-        (number for number in others if number is not None and number > (first or 0)), default=None
-    )
+    numbers = [number for number in others if number is not None and first is not None]
+    fewer = [number for number in numbers if first is not None and number < first]
+    more = sorted(set(numbers) - set(fewer))
     lowest = lowest_density(first, 0, len(densities))
-    for number in others:
-        if lowest < 0:
-            lowest = lowest_density(number, 0, len(densities))
-        elif number is not None and number < (first or 0):
+    while lowest < 0 and more:
+        fewer = []
+        lowest = lowest_density(more.pop(0), 0, len(densities))
+    if lowest >= 0:
+        for number in fewer:
             lowest_density(number, max(0, lowest - NUM_NEIGHBORS), lowest + 1)
-        elif number == more_bits:
-            lowest_density(number, lowest + 1, min(len(densities), lowest + 1 + NUM_NEIGHBORS))
+        if more:
+            lowest_density(more[0], lowest + 1, min(len(densities), lowest + 1 + NUM_NEIGHBORS))
     # A metric may be NaN, which compares with nothing.
     drops = [trial.accuracy_drop for trial in trials if not math.isnan(trial.accuracy_drop)]
     least = min(drops, default=math.nan)

@@ -16,14 +16,15 @@ from prunus.compression.quantization import quantize_weights
 from prunus.compression.quantization.codebook import check_bits
 from prunus.compression.quantization.kmeans_init import KMEANS_INITS
 from prunus.data.validation import check_dataset
-from prunus.errors import NoEffectWarning, NoPrunableWeightsError, QuantizationError, SpecError
+from prunus.errors import ModelError, NoEffectWarning, NoPrunableWeightsError, QuantizationError, SpecError
 from prunus.masks import all_kept
 from prunus.modules import check_initialized
 from prunus.pruning.masks import check_finite
 from prunus.pruning.methods import pruning_method
-from prunus.pruning.prunable import DTYPES, prunable_weights
+from prunus.pruning.prunable import DTYPES, grouped_by_reason, prunable_weights
 from prunus.pruning.scopes import Global, Layer, parse_scope
-from prunus.pruning.weight_layers import layer_kinds
+from prunus.pruning.views import why_no_layer_inputs
+from prunus.pruning.weight_layers import layer_kinds, weight_layers
 from prunus.registry import lookup
 from prunus.training.checks import check_model, check_trainable
 from prunus.training.evaluation import evaluate
@@ -55,6 +56,7 @@ def check_compressible(
     exclude: Sequence[str] = (),
     *,
     trains_by_recipe: bool = True,
+    calibrates: bool = False,
     task: Mapping[str, Any] | None = None,
 ) -> Params:
     """Check everything that would make `compress` fail later, except what depends on trained weights.
@@ -64,6 +66,7 @@ def check_compressible(
     Args:
         model, data, recipe, include, exclude: See `compress`.
         trains_by_recipe: Whether the recipes train the model; they are not checked otherwise.
+        calibrates: Whether the output errors of the layers are used, as without training and in a search.
         task: The arguments forward, loss and metric of `evaluate`; None: all are None.
 
     Returns:
@@ -74,6 +77,8 @@ def check_compressible(
     """
     check_initialized(model)
     weights = weights_to_compress(model, include, exclude)
+    if calibrates:
+        _check_output_errors(model, weights)
     check_finite_state(model)
     trainings = (recipe.retrain, recipe.final_retrain, recipe.finetune) if trains_by_recipe else ()
     for training in trainings:
@@ -92,6 +97,22 @@ def check_compressible(
     for training in trainings:
         check_trainable(model, data, training, call=call, loss=find_loss(loss))
     return weights
+
+
+def _check_output_errors(model: nn.Module, weights: Params) -> None:
+    """Raise ModelError where the output error of a layer is not known, or its weight is computed from parameters."""
+    layers = weight_layers(model)
+    reasons = {
+        name: f"its weight is computed by {layer.computed.function}"
+        for name in weights
+        if (layer := layers.get(name)) and layer.computed
+    } | why_no_layer_inputs(model, weights)
+    if reasons:
+        raise ModelError(
+            "Expected layers whose output errors are known for compression without training and for "
+            f"max_accuracy_drop, got {grouped_by_reason(reasons)}; exclude them, remove their parametrization "
+            "(torch.nn.utils.parametrize.remove_parametrizations), or train without a search."
+        )
 
 
 def check_options(

@@ -40,7 +40,7 @@ from prunus.modules import check_initialized, copied, uncompiled
 from prunus.pruning.prunable import skipped_parameters
 from prunus.registry import check_callbacks
 from prunus.training.checkpoint import check_checkpoint_writable
-from prunus.training.evaluation_totals import MetricFunction
+from prunus.training.evaluation_totals import MetricFunction, score_drop
 from prunus.training.fit import Fit, check_fit
 from prunus.training.losses import Loss, LossFunction
 from prunus.training.outputs import Forward
@@ -74,7 +74,8 @@ def compress(
     """Compress a copy of `model` by Deep Compression and write it to `path`; `model` is not modified.
 
     Without training, weights are pruned and quantized so that the outputs of the layers change little on calibration
-    examples of the training split; see `without_training`.
+    examples of the training split; see `without_training`. Layers whose weight is computed by a parametrization are
+    refused then.
 
     What is not compressed:
 
@@ -110,7 +111,7 @@ def compress(
         exclude: Shell patterns over the names of the weights to leave out.
         seed: Seed of ties, batch order, dropout, codebooks and calibration examples.
         checkpoints: Directory of checkpoints, from which an interrupted call resumes bit-identically.
-        report: Called after each epoch; not by `fit`.
+        report: Called after each epoch of a recipe.
         progress: Called after every batch of a training, as by `train`; with a total of 0 before the other steps.
         backend: What retrains pruned networks, as for `prunus.train`; "sparse" applies to retraining only, and not to
             `fit`.
@@ -149,11 +150,13 @@ def compress(
     copy = copied(model)
     task = {"forward": forward, "loss": loss, "metric": metric}
     trains_by_recipe = train and fit is None
+    calibrates = not train or max_accuracy_drop is not None
     weights = check_compressible(
-        copy, data, recipe, include, exclude, trains_by_recipe=trains_by_recipe, task=task
-    )
+        copy, data, recipe, include, exclude,
+        trains_by_recipe=trains_by_recipe, calibrates=calibrates, task=task,
+    )  # fmt: skip
     folder = None if checkpoints is None else Path(checkpoints)
-    check_fit(fit, checkpoints)
+    check_fit(fit, checkpoints=checkpoints, report=report)
     if folder is not None:
         check_checkpoint_writable(folder / "finetune.safetensors")
     if path is not None:
@@ -171,7 +174,7 @@ def compress(
             f"Expected a finite metric of the dense model with max_accuracy_drop, got {score}; pass metric=lambda "
             "outputs, batch: ..., for which higher is better, if the labels are not classes."
         )
-    layers = None if train and max_accuracy_drop is None else run.calibrate()
+    layers = run.calibrate() if calibrates else None
     run = replace(run, layers=None if train else layers)
     skipped = skipped_parameters(copy, include, exclude, pruned=weights)
     steps = partial(_compress, dense=dense, dense_model=dense_model, exclude=exclude, skipped=skipped)
@@ -255,9 +258,9 @@ def _search(
             warnings.simplefilter("ignore", NoEffectWarning)
             done = steps(copy, plan_densities(recipe.replace(density=densities[density]), copy.weights))
         before, *_, after = (stage.validation for stage in done[0].stages)
-        drop = before.accuracy - after.accuracy
+        drop = score_drop(before.accuracy, after.accuracy)
         if before.metric is not None and after.metric is not None:
-            drop = before.metric - after.metric
+            drop = score_drop(before.metric, after.metric)
         if drop <= max_drop and (best is None or len(done[1]) < len(best[1])):
             best = done
         return Trial(density, number, drop, len(done[1]))

@@ -24,6 +24,7 @@ from prunus.pruning.obs.hessian import DAMPING, layer_hessians
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.retrain import PruningRound, prune_and_retrain
 from prunus.pruning.scopes import parse_scope
+from prunus.pruning.views import layer_view
 from prunus.pruning.weights import set_weights
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, evaluate, train
@@ -163,12 +164,23 @@ class CompressionRun:
         method, scope = pruning_method(self.recipe.criterion), parse_scope(self.recipe.scope)
         model, examples = copied(self.model), self._calibration_examples()
         weights = {name: weight.detach().clone() for name, weight in self.weights.items()}
-        hessians = layer_hessians(
-            model, weights, examples, damping=getattr(method, "damping", DAMPING),
-            forward=self.task.get("forward"), progress=self.progress,
-        )  # fmt: skip
+        view = layer_view(model, weights)
+        with view.names_of_model():
+            hessians = layer_hessians(
+                view.model, view.weights(weights), examples, damping=getattr(method, "damping", DAMPING),
+                forward=self.task.get("forward"), progress=self.progress,
+            )  # fmt: skip
         return CalibratedLayers(
-            model, weights, examples, method, scope, hessians, self.forward_and_loss, self.seed, self.progress
+            model,
+            view,
+            weights,
+            examples,
+            method,
+            scope,
+            hessians,
+            self.forward_and_loss,
+            self.seed,
+            self.progress,
         )
 
     def _calibration_examples(self) -> Examples:

@@ -56,7 +56,8 @@ def load_data(
     Args:
         name: A key of DATASETS, or "package.module:function" of a user's function that takes no arguments and returns
             a Dataset. Of the other arguments only `device` and `progress` apply to such a function. Or the path of a
-            folder of images, which are read while they are used (see `prunus.data.image_folder`).
+            folder of images, which are read while they are used (see `prunus.data.image_folder`); `root` and `download`
+            do not apply to it.
         root: The data root, where downloaded files are; see `data_root` for the default.
         device: Where the tensors are put.
         seed: Seed of the validation split.

@@ -297,11 +297,14 @@ def _first_batches(data: Iterable[Any], num_examples: int) -> list[Batch]:
 
 def _concatenate(batches: list[Batch]) -> Batch:
     forms = [repr(map_tensors(lambda t: (tuple(t.shape[1:]), t.dtype), batch)) for batch in batches]
-    for form in forms:
+    shapes = [[(tuple(t.shape[1:]), t.dtype) for t in iter_tensors(batch)] for batch in batches]
+    for form, shape in zip(forms, shapes, strict=True):
         if form != forms[0]:
+            same, advice = "examples have one shape and dtype", "pad or crop the examples to one shape"
+            if shape == shapes[0]:
+                same, advice = "values other than tensors are the same in all", "leave out those that differ"
             raise StatisticsError(
-                "Expected calibration batches whose examples have one shape and dtype, got "
-                f"{forms[0]} and {form}; pad or crop the examples to one shape."
+                f"Expected calibration batches whose {same}, got {forms[0]} and {form}; {advice}."
             )
     parts = zip(*(iter_tensors(batch) for batch in batches), strict=True)
     return replace_tensors(batches[0], [torch.cat(tensors) for tensors in parts])

@@ -174,17 +174,22 @@ def densities_from_threshold(weights: Params, quality: float | Mapping[str, floa
         {name: density in (0, 1]}.
 
     Raises:
-        DensityError: A quality is negative or keeps no weight of a tensor.
+        DensityError: A quality is missing, not a number of at least 0, or keeps no weight of a tensor.
 
     >>> import torch
     >>> densities_from_threshold({"fc": torch.tensor([1.0, -1.0, 3.0, -3.0])}, 1.0)
     {'fc': 0.5}
     """
     densities = {}
+    if isinstance(quality, Mapping) and set(quality) != set(weights):
+        wrong = sorted(set(quality) ^ set(weights))
+        raise DensityError(
+            f"Expected one quality for each of {list(weights)}, got {list(quality)}; add or remove {wrong}."
+        )
     for name, weight in weights.items():
         weight = weight.detach()
         q = quality[name] if isinstance(quality, Mapping) else quality
-        if q < 0:
+        if not q >= 0:
             raise DensityError(f"Expected a quality of at least 0 for {name!r}, got {q}; increase it.")
         deviation = weight.std(correction=0)
         num_kept = int((weight.abs() > q * deviation).sum())

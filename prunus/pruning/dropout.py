@@ -15,14 +15,16 @@ from torch import nn
 from prunus.masks import mask_density
 from prunus.types import MaskDict
 
-DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+DROPOUT = (
+    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout
+)  # fmt: skip
 
 
 def retraining_dropout_rates(model: nn.Module, masks: MaskDict) -> dict[str, float]:
     """The rate D_r of every dropout module, by name: scaled by the density of the next masked layer.
 
     "Next" is in the order of `named_modules`, that is, of definition. A dropout with no masked layer after it
-    keeps its rate.
+    keeps its rate, and so does the dropout inside recurrent and attention layers.
 
     Args:
         model: The network.

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import CheckpointError, DensityError, ModelError, StatisticsError
+from prunus.errors import CheckpointError, SpecError, StatisticsError
 from prunus.masks import Masks, all_kept
 from prunus.modules import uncompiled
 from prunus.pruning.methods import pruning_method
@@ -72,23 +72,21 @@ class GradualPruning:
             options: Arguments of `prunus.prune`: criterion, scope, calibration, include, exclude, and so on.
 
         Raises:
-            DensityError: The scope cannot reach one of the densities, or a number is out of range.
+            DensityError: The scope cannot reach one of the densities, or the number of rounds is below 1.
             UnknownNameError: No schedule or scope has that name.
-            ModelError: The model has no weights to prune, the optimizer steps none of them, or an option is not an
-                argument of `prunus.prune`.
+            ModelError: The model has no weights to prune, or the optimizer steps none of them.
             StatisticsError: The method or an option needs calibration examples and there are none, or can read them
                 once only; or a loss would have no effect.
-            SpecError: `progress` is not a function.
+            SpecError: A number of steps is out of range, an option is not an argument of `prunus.prune`, or `progress`
+                is not a function.
         """
         for name, value, low in (("every", every, 1), ("begin", begin, 0)):
             if not isinstance(value, int | np.integer) or value < low:
-                raise DensityError(f"Expected {name} to be an integer of at least {low}, got {value!r}.")
-        unknown = options.keys() - inspect.signature(prune).parameters.keys() | options.keys() & {"within"}
-        if unknown:
-            raise ModelError(
-                f"Expected options of prunus.prune, got {sorted(unknown)}; the masks of each round are nested in any "
-                "case."
-            )
+                raise SpecError(f"Expected {name} to be an integer of at least {low}, got {value!r}.")
+        if unknown := sorted(options.keys() - inspect.signature(prune).parameters.keys()):
+            raise SpecError(f"Expected options of prunus.prune, got {', '.join(unknown)}; correct the names.")
+        if "within" in options:
+            raise SpecError("Expected no within, as each round prunes within the masks of the one before.")
         self.densities = densities_of(schedule, density, rounds)
         """The density after each round."""
         model = uncompiled(model)

@@ -302,7 +302,8 @@ def check_prune_options(
     }  # fmt: skip
     if method.needs_examples and calibration is None:
         raise StatisticsError(
-            f"Expected calibration examples for the method, got none; pass calibration=...: {method.summary}"
+            f"Expected calibration examples for this method ({method.summary.rstrip('.')}), got none; pass "
+            "calibration=..."
         )
     for option, is_used in needing.items():
         if is_used and calibration is None:
@@ -311,7 +312,8 @@ def check_prune_options(
             )
     if loss is not None and not uses_loss(method):
         raise StatisticsError(
-            f"Expected no loss, as none is differentiated, got {loss!r}; leave it out: {method.summary}"
+            f"Expected no loss with this method ({method.summary.rstrip('.')}), which differentiates none, got "
+            f"{loss!r}; leave it out."
         )
     find_loss(loss)
 

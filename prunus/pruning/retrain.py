@@ -117,7 +117,8 @@ def prune_and_retrain(
     scope.check(shapes_of(weights), densities, within)
     folder = None if checkpoints is None else Path(checkpoints)
     check_backend(backend)
-    check_fit(fit, checkpoints)
+    sparse = backend if backend == "sparse" else None
+    check_fit(fit, checkpoints=checkpoints, report=report, backend=sparse)
     if data is None and (fit is None or method.needs_examples):
         raise StatisticsError(
             "Expected data for recipes and for criteria that use examples, got none; pass a prunus.Dataset."

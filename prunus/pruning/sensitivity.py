@@ -27,7 +27,7 @@ from prunus.pruning.views import LayerView
 from prunus.pruning.weights import set_weights
 from prunus.registry import check_callbacks, lookup
 from prunus.training.evaluation import evaluate
-from prunus.training.evaluation_totals import MetricFunction
+from prunus.training.evaluation_totals import MetricFunction, score_drop
 from prunus.training.losses import Loss, LossFunction
 from prunus.training.outputs import Forward
 from prunus.types import Progress, Scores, Split
@@ -160,9 +160,8 @@ def choose_densities(curves: Mapping[str, Sequence[SensitivityPoint]], tolerance
     densities = {}
     for name, curve in curves.items():
         falling = sorted(curve, key=lambda point: -point.density)
-        floor = falling[0].score - tolerance
         for point in falling:
-            if point.score < floor:
+            if score_drop(falling[0].score, point.score) > tolerance:
                 break
             densities[name] = point.density
     return densities

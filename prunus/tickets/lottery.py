@@ -20,7 +20,7 @@ from prunus.pruning.scopes import Scope
 from prunus.pruning.statistics import Criterion, Statistics
 from prunus.registry import check_callbacks, import_object
 from prunus.tickets.actions import Mask0Action, Mask1Action
-from prunus.training import RECIPES, Recipe
+from prunus.training import Recipe
 from prunus.training.fit import Fit, check_fit
 from prunus.training.losses import Loss, LossFunction
 from prunus.training.outputs import Forward
@@ -175,12 +175,12 @@ def lottery(
     if not (isinstance(data, str) or (callable(data) and store is not None)):  # a store takes its name
         check_dataset(data)
     check_callbacks(report=report)
-    check_fit(fit)
+    check_fit(fit, backend=backend if backend == "sparse" else None)
     if (recipe is None) == (fit is None) or (fit is not None and store is not None):
         raise SpecError(
             "Expected either a recipe or fit, and no store with fit, as a run with fit has no ID."
         )
-    recipe = recipe or RECIPES["lenet-300-100"]
+    recipe = recipe or Recipe(epochs=1, learning_rate=0.0, batch_size=60)  # with `fit`, it is not used
     settings: dict[str, Any] = {"model": model_fn, "data": data, "forward": forward, "loss": loss}
     choices: dict[str, Any] = {"criterion": criterion, "scope": scope, "mask1": mask1, "mask0": mask0}
     if store is not None:

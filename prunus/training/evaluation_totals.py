@@ -39,6 +39,22 @@ class Evaluation:
         return round(100.0 - self.accuracy, 10)
 
 
+def score_drop(before: float, after: float) -> float:
+    """The decrease of an accuracy or a metric, without the rounding error of the subtraction.
+
+    Args:
+        before: The score that is compared with.
+        after: The score.
+
+    Returns:
+        The difference to 10 decimal places; negative where the score has increased.
+
+    >>> score_drop(98.2, 98.1)  # 98.2 - 98.1 is 0.10000000000000853
+    0.1
+    """
+    return round(before - after, 10)
+
+
 class Totals:
     """The sums over batches that `evaluate` divides at the end.
 

@@ -53,16 +53,16 @@ def check_recipes(densities: Sequence[Any], recipes: Sequence[Recipe], fit: obje
         )
 
 
-def check_fit(fit: object, checkpoints: object = None, arguments: str = "(model, masks)") -> None:
+def check_fit(fit: object, arguments: str = "(model, masks)", **without_effect: object) -> None:
     """Raise SpecError where `fit` cannot be used; None means that there is no such function, and is always valid.
 
     Args:
         fit: The function.
-        checkpoints: Where checkpoints would be written; a function of the user writes none.
         arguments: What it is called with, for the error.
+        without_effect: Arguments, by name, that only trainings by recipes use; None: not given.
 
     Raises:
-        SpecError: `fit` cannot be called, or checkpoints are to be written.
+        SpecError: `fit` cannot be called, or an argument would have no effect.
     """
     if fit is None:
         return
@@ -70,9 +70,10 @@ def check_fit(fit: object, checkpoints: object = None, arguments: str = "(model,
         raise SpecError(
             f"Expected fit to be a function {arguments} that trains the model, got {type(fit).__name__}."
         )
-    if checkpoints is not None:
+    if unused := [name for name, value in without_effect.items() if value is not None]:
         raise SpecError(
-            "Expected either fit or checkpoints, got both; fit writes no checkpoints, so leave out one of them."
+            f"Expected either fit or {' and '.join(unused)}, got both; a training by fit does not use "
+            f"{'it' if len(unused) == 1 else 'them'}, so leave out one of them."
         )
 
 

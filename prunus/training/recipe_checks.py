@@ -13,6 +13,9 @@ from prunus.training.optimizers import OPTIMIZERS, PENALTIES
 from prunus.training.precision import AUTOCAST_DTYPES
 from prunus.training.recipe import LR_SCHEDULES, Recipe
 
+WITH_MOMENTUM = ("sgd", "nesterov", "rmsprop")
+"""Optimizers that use the momentum of a recipe."""
+
 
 def check_recipe(recipe: Recipe) -> None:
     """Raise SpecError if a setting of the recipe is out of range, UnknownNameError if a name is in no table."""
@@ -29,7 +32,7 @@ def check_recipe(recipe: Recipe) -> None:
         ("dtype of autocast", AUTOCAST_DTYPES, recipe.autocast),
     ):
         lookup(kind, table, name)
-    for name, low in (("epochs", 0), ("batch_size", 1), ("patience", 0), ("micro_batch_size", 1)):
+    for name, low in (("epochs", 0), ("batch_size", 1), ("patience", 1), ("micro_batch_size", 1)):
         value = getattr(recipe, name)
         is_absent = value is None and name in ("patience", "micro_batch_size")
         if not is_absent and (not isinstance(value, Integral) or int(value) < low):
@@ -47,6 +50,16 @@ def check_recipe(recipe: Recipe) -> None:
         raise SpecError(
             f"Expected the momentum of the optimizer {recipe.optimizer!r} to be {allowed} and below 1, got "
             f"{recipe.momentum!r}; set a value such as 0.9."
+        )
+    if recipe.momentum and recipe.optimizer not in WITH_MOMENTUM:
+        raise SpecError(
+            f"Expected no momentum with the optimizer {recipe.optimizer!r}, which does not use it, got "
+            f"{recipe.momentum!r}; leave it out, or set optimizer='sgd'."
+        )
+    if recipe.penalty == "none" and recipe.penalty_strength:
+        raise SpecError(
+            f"Expected no penalty_strength without a penalty, got {recipe.penalty_strength!r}; set penalty to 'l1' or "
+            "'l2', or leave it out."
         )
     if recipe.penalty != "none" and not recipe.penalty_strength:
         raise SpecError(

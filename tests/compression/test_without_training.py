@@ -10,7 +10,7 @@ from torch import nn
 import prunus
 from prunus.compression import stages, without_training
 from prunus.compression.accuracy_budget import BITS, Trial, find_smallest
-from prunus.errors import AccuracyError, SpecError
+from prunus.errors import AccuracyError, ModelError, SpecError
 from prunus.pruning.methods import METHODS
 from prunus.training import Recipe
 
@@ -204,8 +204,82 @@ def test_search_finds_the_best_of_monotone_trials(best):
 
     trials = find_smallest(attempt, densities, BITS, 1.0)
     fitting = [trial.file_bytes for trial in trials if trial.accuracy_drop <= 1.0]
-    assert min(fitting) <= min(1e6 * d * 4 for d in densities if d * 4 >= border - 1e-9)
+    lowest = max(i for i, density in enumerate(densities) if density * 4 >= border - 1e-9)
+    near = densities[max(0, lowest - 3) : lowest + 4]
+    products = [density * bits for density in near for bits in (3, 4, 5)]
+    assert min(fitting) == round(1e6 * min(product for product in products if product >= border - 1e-9))
     assert len(trials) <= 9
+
+
+@pytest.mark.parametrize(("needed", "bits"), [(5, {4, 5, 8}), (8, {4, 5, 8})])
+def test_search_tries_more_bits_and_no_fewer_where_the_first_fit_nowhere(needed, bits):
+    densities = [0.9, 0.7, 0.5, 0.28, 0.2, 0.1, 0.05, 0.02]
+    trials = find_smallest(
+        lambda density, number: Trial(density, number, 0.5 if number >= needed and density > 0.4 else 2.0, 1),
+        densities, BITS, 1.0,
+    )  # fmt: skip
+    assert {trial.bits for trial in trials} == bits
+    assert min(t.density for t in trials if t.accuracy_drop <= 1.0) == 0.5
+    assert len(trials) <= 12
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.fc = nn.LSTM(8, 12, batch_first=True), nn.Linear(12, 10)
+
+    def forward(self, x):
+        return self.fc(self.lstm(x.reshape(-1, 8, 8))[0][:, -1])
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.fc(self.layer(x.reshape(-1, 8, 8)).flatten(1))
+
+
+class Transposed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.ConvTranspose2d(1, 4, 3, stride=2), nn.Linear(4 * 17 * 17, 10)
+
+    def forward(self, x):
+        return self.fc(self.conv(x.reshape(-1, 1, 8, 8)).relu().flatten(1))
+
+
+@pytest.mark.parametrize("make", [Recurrent, Attention, Transposed])
+def test_layers_of_a_view_are_compressed_and_closer_than_the_nearest_centroids(
+    make, digits, tmp_path, monkeypatch
+):
+    torch.manual_seed(0)
+    model = make()
+    options = {"data": digits, "train": False, "density": 0.6, "criterion": "obs", "bits": 2}
+    result = prunus.compress(model, tmp_path / "m", **options)
+    assert result.density == pytest.approx(0.6, abs=0.01)
+    state = prunus.load(tmp_path / "m", into=make()).state_dict()
+    for name, tensor in result.quantized.items():
+        assert torch.equal(result.model.get_parameter(name), tensor.dense())
+        assert torch.equal(state[name], tensor.dense())
+        assert torch.equal(tensor.dense() != 0, result.masks[name])
+        assert len(tensor.codebook) <= 4
+    monkeypatch.setattr(without_training, "minimize_output_error", lambda nearest, *_, **__: nearest)
+    other = prunus.compress(model, **options).model
+    with torch.no_grad():
+        dense, closer, nearest = (m.eval()(digits.test.inputs) for m in (model, result.model, other))
+    assert (closer - dense).square().mean() < (nearest - dense).square().mean()
+
+
+def test_a_computed_weight_is_refused_before_any_training(digits):
+    model = nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(64, 10)))
+    calls = []
+    for options in ({"train": False}, {"train_first": True, "max_accuracy_drop": 5.0, "fit": calls.append}):
+        with pytest.raises(ModelError, match="its weight is computed by the parametrization WeightNorm"):
+            prunus.compress(model, data=digits, **options)
+    assert not calls
 
 
 def test_search_goes_on_after_a_metric_that_is_nan():

@@ -341,15 +341,15 @@ def test_loss_reaches_the_statistics(name):
 
 @pytest.mark.parametrize("name", ["magnitude", "synflow", "obs", "sparse_gpt"])
 def test_loss_that_is_not_differentiated_is_refused_by_the_name_of_the_method(name, model, data):
-    with pytest.raises(StatisticsError, match="Expected no loss, as none is differentiated") as caught:
+    with pytest.raises(StatisticsError, match="Expected no loss with this method") as caught:
         prunus.prune(model, 0.5, criterion=name, calibration=data, loss="squared_error")
-    assert pruning_method(name).summary in str(caught.value)
+    assert pruning_method(name).summary.rstrip(".") in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"criterion": "obs"}, StatisticsError, "Expected calibration examples for the method"),
+        ({"criterion": "obs"}, StatisticsError, "Expected calibration examples for this method"),
         ({"recalibrate": True}, StatisticsError, "Expected calibration examples for recalibrate=True"),
         ({"densities": "error_curves"}, StatisticsError, "examples for densities='error_curves'"),
         ({"densities": "best"}, DensityError, "Expected densities='error_curves'"),

@@ -252,6 +252,8 @@ def test_densities_are_chosen_by_tolerance():
     assert choose_densities({"a": curve}, 0.0) == {"a": 0.5}  # 0.1 is fine again, but 0.2 was not
     assert choose_densities({"a": curve}, 0.5) == {"a": 0.1}
     assert choose_densities({"a": curve}, 100) == {"a": 0.05}
+    exact = [SensitivityPoint(1.0, 98.2, 0.1), SensitivityPoint(0.5, 98.1, 0.1)]  # 98.2 - 98.1 > 0.1
+    assert choose_densities({"a": exact}, 0.1) == {"a": 0.5}
     with pytest.raises(DensityError, match="-1"):
         choose_densities({"a": curve}, -1)
     with pytest.raises(DensityError, match="nan"):

@@ -458,7 +458,7 @@ def test_densities_from_threshold_keep_the_weights_beyond_a_multiple_of_the_devi
     assert mask_density(masks) == densities_from_threshold(weights, 0.7)["a"]
 
 
-@pytest.mark.parametrize("quality", [-1.0, 100.0])
+@pytest.mark.parametrize("quality", [-1.0, 100.0, float("nan"), {"b": 1.0}])
 def test_densities_from_threshold_refuse_a_quality_out_of_range(quality):
     with pytest.raises(DensityError, match="quality"):
         densities_from_threshold({"a": torch.randn(10, generator=make_generator(0))}, quality)

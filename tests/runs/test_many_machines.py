@@ -348,8 +348,9 @@ def test_a_paused_store_starts_no_run_until_it_is_resumed(store, monkeypatch):
     pause(store)
     with pytest.raises(StoreError, match="is paused; continue with `prunus runs resume`"):
         run_plan(SPECS, store, executor="inline")
-    specs = []
-    waiting = threading.Thread(target=lambda: specs.append(RunScheduler(SPECS, store).next()), daemon=True)
+    specs, lines = [], []
+    scheduler = RunScheduler(SPECS, store, log=lines.append)
+    waiting = threading.Thread(target=lambda: specs.append(scheduler.next()), daemon=True)
     waiting.start()
     waiting.join(0.1)
     assert waiting.is_alive()
@@ -357,6 +358,7 @@ def test_a_paused_store_starts_no_run_until_it_is_resumed(store, monkeypatch):
     resume(store)
     waiting.join(20)
     assert specs == [SPECS[0]]
+    assert lines == ["paused: no run is started before `prunus runs resume`"]
     resume(store)
     assert not is_paused(store)
 

@@ -110,7 +110,7 @@ BAD_RECIPES = [
     ({"epochs": 1.5}, "epochs to be an integer of at least 0, got 1.5"),
     ({"batch_size": 0}, "batch_size to be an integer of at least 1, got 0"),
     ({"batch_size": 2.5}, "batch_size to be an integer of at least 1, got 2.5"),
-    ({"patience": -1}, "patience to be an integer of at least 0, got -1"),
+    ({"patience": -1}, "patience to be an integer of at least 1, got -1"),
     ({"learning_rate": -0.1}, "learning_rate to be a finite number of at least 0, got -0.1"),
     ({"learning_rate": math.nan}, "learning_rate to be a finite number of at least 0, got nan"),
     ({"learning_rate": "0.1"}, "learning_rate to be a finite number of at least 0, got '0.1'"),

@@ -86,7 +86,7 @@ def cube_root(numbers: SortedValues, k: int, generator: np.random.Generator) -> 
 
 
 def optimal(numbers: SortedValues, k: int, generator: np.random.Generator) -> Floats:
-    """The optimum by dynamic programming, which the iterations of Lloyd only polish.
+    """The optimum by dynamic programming, which Lloyd's iterations change by rounding only.
 
     Args:
         numbers: The weights to quantize, in ascending order.

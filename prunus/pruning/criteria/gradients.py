@@ -55,7 +55,7 @@ def grasp(stats: Statistics) -> Scores:
 
 @criterion(requires={"output_sum_gradients"}, defined_at="initialization")
 def synflow(stats: Statistics) -> Scores:
-    """SynFlow: |w| · dR/d|w|, R the sum of the outputs for an input of ones in the network of all |w|; without data.
+    """SynFlow: |w| · dR/d|w|, R the sum of the outputs for an input of ones in the network of all |w|.
 
     Source: Tanaka, Kunin, Yamins & Ganguli 2020. In a ReLU network without biases the scores into a unit add up to
     those out of it, and those of every layer to R, so that no layer is emptied while another has weights to prune. That

@@ -179,7 +179,10 @@ class PruneTask:
     def examples(self) -> Examples:
         """The calibration examples. Raises StatisticsError where there are none."""
         if self.calibration is None:
-            raise StatisticsError(f"Expected calibration examples, got none; pass some: {self.summary}")
+            raise StatisticsError(
+                f"Expected calibration examples for this method ({self.summary.rstrip('.')}), got none; pass "
+                "calibration=..."
+            )
         return as_examples(self.calibration)
 
     def prune_in_steps(self, examine: Examine, num_steps: int) -> PruneResult:

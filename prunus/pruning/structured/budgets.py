@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import DensityError
+from prunus.errors import DensityError, SpecError
 from prunus.pruning.structured.groups import Analysis, Group
+from prunus.registry import lookup
 
 Removed = dict[str, list[int]]
 """The indices of the channels to remove, by name of the group."""
@@ -42,20 +43,20 @@ class Ranking:
             groups: The groups.
             scores: One score per channel, by name of the group; the lowest are removed first.
             scope: "layer" or "global".
-            round_to: The number of channels that a group keeps is a multiple of this, if the group has as many.
+            round_to: The number of channels that a group keeps is a multiple of this, or all of them.
             min_channels: The smallest number of channels that a group keeps.
             is_comparable: For "global", whether scores of different groups have one scale; others are divided by the
                 mean of their group.
 
         Raises:
-            DensityError: Another scope, or numbers below 1.
+            UnknownNameError: Another scope.
+            SpecError: A number is not an integer of at least 1.
         """
-        if scope not in ("layer", "global"):
-            raise DensityError(f"Expected the scope 'layer' or 'global', got {scope!r}.")
+        lookup("scope", {"layer": None, "global": None}, scope)
         if not all(
             isinstance(number, int | np.integer) and number >= 1 for number in (round_to, min_channels)
         ):
-            raise DensityError(
+            raise SpecError(
                 f"Expected integers of at least 1 as round_to and min_channels, got {round_to!r}, {min_channels!r}."
             )
         self.groups, self.round_to, self.min_channels = groups, round_to, min_channels

@@ -1,17 +1,18 @@
 """Filter criteria: one score per channel of each group; the channels with the highest scores are kept.
 
-    l1, l2               Σ |w|, (Σ w²)^½ over all coupled weights (Li et al. 2017: of the filter alone)
+    l1, l2               Σ |w|, (Σ w²)^½ over all coupled parameters (Li et al. 2017: of the filter alone)
     bn_scale             mean |γ| over the coupled BatchNorm channels (Liu et al. 2017, Network Slimming)
-    taylor               mean over batches of (Σ g w)², g = dL/dw, over all coupled weights (Molchanov et al. 2019)
+    taylor               mean over batches of (Σ g w)², g = dL/dw, over all coupled parameters (Molchanov et al. 2019)
     geometric_median     Σ_j |F - F_j|, the distances to all other filters of the group (He et al. 2019, eq. 4)
     activation, apoz     mean |x|, and the fraction of x that is not 0, x the inputs of the next layers (Hu et al. 2016)
     thinet               the position in a greedy removal (Luo et al. 2017, algorithm 1), see `_thinet`
     lasso                the largest penalty at which the channel is used (He et al. 2017, eq. 2), see `_lasso`
     obs                  the least error of the next layers without it (Hassibi & Stork 1993), see `_obs`
-    obd_hutchinson       Σ h w² / 2 over all coupled weights (LeCun et al. 1990), h estimated for any network
+    obd_hutchinson       Σ h w² / 2 over all coupled kernels (LeCun et al. 1990), h estimated for any network
     random               U(0, 1)
 
-Any criterion for weights, such as `obd`, can be used for filters: its scores are summed over all coupled weights.
+Kernels are the weights of two or more dimensions; the other parameters are biases and those of normalizations. Any
+criterion for weights, such as `obd`, can be used for filters: its scores are summed over all coupled kernels.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -31,7 +32,7 @@ from prunus.pruning.obs.diagonals import DIAGONALS
 from prunus.pruning.obs.hessian import LayerHessian, layer_hessians
 from prunus.pruning.obs.layer_inputs import pass_layer_inputs
 from prunus.pruning.obs.objective import make_objective
-from prunus.pruning.statistics import Criterion, Statistics, as_criterion, collect
+from prunus.pruning.statistics import DERIVATIVES, Criterion, Statistics, as_criterion, collect
 from prunus.pruning.structured.graph import require_tensor
 from prunus.pruning.structured.groups import Group, GroupMember
 from prunus.pruning.views import LayerView, layer_view
@@ -129,6 +130,8 @@ class FilterCriterion:
     function: Callable[[FilterStatistics], Scores]
     """The first line of its docstring describes the criterion."""
     needs_examples: bool = False
+    uses_loss: bool = False
+    """Whether it differentiates a loss, so that `loss` has an effect."""
     is_comparable: bool = False
     """Whether scores of different groups are comparable; others are divided by their mean for a global ranking."""
 
@@ -136,7 +139,7 @@ class FilterCriterion:
     def description(self) -> str:
         """One line about the criterion."""
         if isinstance(self.function, partial):  # of `_summed`, for a criterion for weights
-            return f"The sum of {self.function.args[0].name} over all coupled weights."
+            return f"The sum of {self.function.args[0].name} over all coupled kernels."
         return (self.function.__doc__ or "").partition("\n")[0]
 
     def __call__(self, statistics: FilterStatistics) -> Scores:
@@ -186,7 +189,8 @@ def filter_criterion(
             f"Expected a criterion, its name, or scores by parameter name, got a {type(criterion).__name__}."
         )
     of_weights = as_criterion(criterion)
-    return FilterCriterion(partial(_summed, of_weights), of_weights.needs_examples)
+    uses_loss = bool(of_weights.requires & DERIVATIVES.keys())
+    return FilterCriterion(partial(_summed, of_weights), of_weights.needs_examples, uses_loss)
 
 
 def batch_norm_scales(model: nn.Module) -> Tensor:
@@ -220,13 +224,13 @@ def _batch_norm_weights(model: nn.Module) -> list[Tensor]:
 
 
 def _l1(stats: FilterStatistics) -> Scores:
-    """The L1 norm of all coupled weights."""
+    """The L1 norm of all coupled parameters."""
     magnitudes = {name: weight.abs() for name, weight in stats.weights.items()}
     return {group.name: group.reduce(magnitudes) for group in stats.groups}
 
 
 def _l2(stats: FilterStatistics) -> Scores:
-    """The L2 norm of all coupled weights."""
+    """The L2 norm of all coupled parameters."""
     squares = {
         name: weight.to(torch.promote_types(weight.dtype, torch.float32)).square()
         for name, weight in stats.weights.items()
@@ -435,13 +439,15 @@ FILTER_CRITERIA: dict[str, FilterCriterion] = {
     "l1": FilterCriterion(_l1),
     "l2": FilterCriterion(_l2),
     "bn_scale": FilterCriterion(_bn_scale, is_comparable=True),
-    "taylor": FilterCriterion(_taylor, needs_examples=True, is_comparable=True),
+    "taylor": FilterCriterion(_taylor, needs_examples=True, uses_loss=True, is_comparable=True),
     "geometric_median": FilterCriterion(_geometric_median),
     "activation": FilterCriterion(_activation, needs_examples=True),
     "apoz": FilterCriterion(_apoz, needs_examples=True),
     "thinet": FilterCriterion(_thinet, needs_examples=True),
     "lasso": FilterCriterion(_lasso, needs_examples=True),
     "obs": FilterCriterion(_obs, needs_examples=True),
-    "obd_hutchinson": FilterCriterion(_obd_hutchinson, needs_examples=True, is_comparable=True),
+    "obd_hutchinson": FilterCriterion(
+        _obd_hutchinson, needs_examples=True, uses_loss=True, is_comparable=True
+    ),
     "random": FilterCriterion(_random, is_comparable=True),
 }

@@ -1,7 +1,7 @@
 """Remove channels in rounds, and train the smaller network from its remaining weights after each round."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,8 +14,8 @@ from prunus.data.validation import check_dataset
 from prunus.errors import DensityError, SpecError
 from prunus.pruning.structured.criteria import filter_criterion
 from prunus.pruning.structured.report import SlimReport
-from prunus.pruning.structured.slim import slim
-from prunus.registry import check_callbacks
+from prunus.pruning.structured.slim import BUDGETS, slim
+from prunus.registry import check_callbacks, lookup
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, train
 from prunus.training.checks import check_trainable
@@ -27,6 +27,8 @@ from prunus.training.recipe_checks import check_recipe
 from prunus.types import Dataset, Progress
 
 CALIBRATION_EXAMPLES = 1024
+GOALS = {"macs": "multiply-accumulates", "parameters": "parameters"}
+"""What each round keeps a fraction of."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def slim_and_retrain(
         seed: Seed of random criteria, examples and training.
         checkpoints: A folder of checkpoints. A call that was killed continues from them if it is repeated with the same
             arguments.
-        report: Called after each epoch.
+        report: Called after each epoch of a recipe.
         progress: Called after every batch of training.
         options: Further arguments of `prunus.slim`, such as `criterion`, `refit` and `exclude`.
 
@@ -80,9 +82,10 @@ def slim_and_retrain(
         One entry per round.
 
     Raises:
-        SpecError: The number of recipes is not that of rounds, recipes or checkpoints are given with `fit`, or `fit`
-            is not a function.
-        DensityError: The fractions do not decrease in (0, 1], the goal is another, or a budget cannot be met.
+        SpecError: The number of recipes is not that of rounds, recipes, checkpoints or a report are given with `fit`,
+            `fit` is not a function, or the options contain a budget.
+        UnknownNameError: The goal is another.
+        DensityError: The fractions do not decrease in (0, 1], or a budget cannot be met.
         ModelError: As `prunus.slim`, or the model cannot be trained on the data; raised before any training.
         StatisticsError: As `prunus.slim`.
         CheckpointError: `checkpoints` belong to other arguments.
@@ -97,7 +100,9 @@ def slim_and_retrain(
         ([(2368, 1184), (1184, 592)], 8)
     """
     check_callbacks(report=report, progress=progress)
-    _check_rounds(fractions, retrain, goal, fit, checkpoints)
+    check_recipes(fractions, retrain, fit)
+    _check_rounds(fractions, goal, options)
+    check_fit(fit, "(model)", checkpoints=checkpoints, report=report)
     if fit is None:
         if data is None:
             raise SpecError("Expected data for recipes, got none; pass a prunus.Dataset, or fit.")
@@ -110,7 +115,8 @@ def slim_and_retrain(
     elif data is not None:
         count = min(CALIBRATION_EXAMPLES, len(data.train))
         options["calibration"] = sample_examples(data.train, count, derive_seed(seed, "calibration"))
-    differentiated = loss if filter_criterion(options.get("criterion", "l2")).needs_examples else None
+    scorer = filter_criterion(options.get("criterion", "l2"))
+    differentiated = loss if scorer.uses_loss else None
     rounds: list[SlimRound] = []
     dense: int | None = None
     for number, fraction in enumerate(fractions, start=1):
@@ -134,15 +140,14 @@ def slim_and_retrain(
     return rounds
 
 
-def _check_rounds(
-    fractions: Sequence[float], retrain: Sequence[Recipe], goal: str, fit: object, checkpoints: object
-) -> None:
-    check_recipes(fractions, retrain, fit)
+def _check_rounds(fractions: Sequence[float], goal: str, options: Mapping[str, object]) -> None:
     is_decreasing = all(a >= b for a, b in pairwise(fractions))
     if not fractions or not is_decreasing or not 0 < fractions[-1] <= fractions[0] <= 1:
         raise DensityError(
             f"Expected fractions that decrease in (0, 1], one per round, got {list(fractions)}."
         )
-    if goal not in ("macs", "parameters"):
-        raise DensityError(f"Expected the goal 'macs' or 'parameters', got {goal!r}.")
-    check_fit(fit, checkpoints, "(model)")
+    lookup("goal", GOALS, goal)
+    if budgets := sorted(options.keys() & set(BUDGETS)):
+        raise SpecError(
+            f"Expected the budget of each round as goal and fractions, got {', '.join(budgets)}; leave it out."
+        )

@@ -24,6 +24,9 @@ from prunus.pruning.structured.refit import refit_weights
 from prunus.training.losses import AnyLoss
 from prunus.training.outputs import Forward
 
+BUDGETS = ("macs", "parameters", "density", "file_bytes", "latency", "budget")
+"""The arguments of `slim` of which exactly one is given."""
+
 
 def slim(
     model: nn.Module,
@@ -67,18 +70,18 @@ def slim(
         budget: (function, limit): the value of the function for a smaller copy of the model is at most the limit.
         criterion: A key of FILTER_CRITERIA ("l1", "l2", "bn_scale", "taylor", "geometric_median", "activation", "apoz",
             "thinet", "lasso", "obs", "obd_hutchinson", "random"), or a criterion for weights, whose scores are summed
-            over all coupled weights.
+            over all coupled kernels.
         scope: "layer": every group keeps the same fraction. "global": channels of all groups are ranked together, by
             the score relative to the mean of the group unless scores of different groups are comparable.
-        calibration: Examples in any form, for criteria that need some.
-        forward: (model, batch) -> outputs; None: the model is called with the inputs.
+        calibration: Examples in any form, for `refit` and for criteria that need some; others do not use them.
+        forward: (model, batch) -> outputs of calibration examples; None: the model is called with the inputs.
         loss: For criteria with gradients: a key of LOSSES, a Loss, or a function (outputs, batch) -> mean loss; None:
             the loss that the outputs contain, else cross-entropy.
         seed: For criteria that draw random numbers.
-        round_to: The number of channels that a group keeps is a multiple of this, if the group has as many.
+        round_to: The number of channels that a group keeps is a multiple of this, or all of them.
         min_channels: The smallest number of channels that a group keeps.
         exclude: Names of parameters or modules; groups that contain one of them are not pruned.
-        allow_inexact: Also remove channels over which a normalization runs.
+        allow_inexact: Also remove channels that a LayerNorm or GroupNorm normalizes together.
         verify: Check on the example inputs that removing is the same as setting to zero, before `apply`: True, False,
             or "groups" to check every group alone.
         rewrite: Allow groups whose sizes are literals of the model's code: `apply` then returns the exported graph with
@@ -116,9 +119,9 @@ def slim(
     if verify not in (True, False, "groups"):
         raise ModelError(f"Expected verify=True, False or 'groups', got {verify!r}.")
     scorer = filter_criterion(criterion)
-    if loss is not None and not scorer.needs_examples:
+    if loss is not None and not scorer.uses_loss:
         raise StatisticsError(
-            f"Expected no loss with a criterion that uses weights alone, got {loss!r}; leave it out, or choose a "
+            f"Expected no loss with a criterion that differentiates none, got {loss!r}; leave it out, or choose a "
             "criterion such as 'taylor'."
         )
     check_module(model)
@@ -225,7 +228,7 @@ def is_allowed(group: Group, exclude: Sequence[str], allow_inexact: bool) -> boo
     Args:
         group: A group.
         exclude: Names of parameters or modules not to prune.
-        allow_inexact: Whether groups are allowed over which a normalization runs.
+        allow_inexact: Whether groups are allowed whose channels a normalization normalizes together.
 
     Returns:
         True if they may.

@@ -119,6 +119,8 @@ class RunScheduler:
         self.attempts = {id: (attempts or {}).get(id, 0) for id in self.waiting}
         self.total = len(self.waiting)
         self.running: set[str] = set()
+        self.is_paused = False
+        """Whether the store was paused at the last update."""
         self.errors: dict[str, Exception] = {}
         self.kept_digests: dict[str, str] = {}
         """The digest of what the last attempt at each run began with; it changes when attempts make progress."""
@@ -130,7 +132,7 @@ class RunScheduler:
         """
         while self.waiting:
             self.update()
-            if not is_paused(self.store):
+            if not self.is_paused:
                 for id, spec in list(self.waiting.items()):
                     if id in self.waiting and self._can_start(id):
                         return spec
@@ -147,6 +149,9 @@ class RunScheduler:
             StoreError: The store cannot be read.
         """
         self.running.clear()
+        was_paused, self.is_paused = self.is_paused, is_paused(self.store)
+        if self.is_paused and not was_paused:
+            self.log("paused: no run is started before `prunus runs resume`")
         for id in [id for id in self.store.ids() if id in self.waiting]:
             try:
                 self._update(id)

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunus.errors import DensityError, SpecError
-from prunus.pruning.density import check_density, num_to_keep
+from prunus.errors import SpecError
+from prunus.pruning.density import check_density, check_keeps_one, num_to_keep
 from prunus.seeds import make_generator
 from prunus.tickets.supermask.kth_largest import KthLargest
 from prunus.tickets.supermask.uniforms import UniformStream, aligned_chunks, flat_view
@@ -208,12 +208,9 @@ class EdgePopup:
             DensityError: The density is out of range, or so low that none of the weights would be kept.
         """
         self.check()
+        if weight.numel():
+            check_keeps_one(self.density, weight.numel(), "weights")
         num_kept = num_to_keep(self.density, weight.numel())
-        if weight.numel() and not num_kept:
-            raise DensityError(
-                f"Expected a density of at least {1 / weight.numel():.2g}, got {self.density:g}, which keeps none of "
-                f"{weight.numel():,} weights."
-            )
         scores = uniform_scores(weight, 1 / sqrt(fan_in_fan_out(weight)[0]), seed)
         return EdgePopupLayer(scores, weight, num_kept)
 

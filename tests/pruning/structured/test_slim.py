@@ -10,7 +10,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 import prunus
-from prunus.errors import DensityError, ModelError, PrunusError, StatisticsError, UnknownNameError
+from prunus.errors import (
+    DensityError,
+    ModelError,
+    PrunusError,
+    SpecError,
+    StatisticsError,
+    UnknownNameError,
+)
 from prunus.models import MODELS
 from prunus.pruning.obs.diagonals import DIAGONALS
 from prunus.pruning.obs.hessian import layer_hessians
@@ -83,6 +90,24 @@ def test_bn_scale_is_that_of_the_channel_and_refuses_groups_without():
     assert prunus.batch_norm_scales(model).item() == pytest.approx(5.6)
     with pytest.raises(StatisticsError, match="BatchNorm layers"):
         prunus.batch_norm_scales(nn.Linear(1, 1))
+
+
+def test_global_ranking_divides_scores_by_the_mean_of_the_group():
+    """The sum in place of the mean would keep fewer channels of the larger group."""
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4), nn.ReLU(), nn.Linear(4, 3))
+    for parameter in model.parameters():
+        parameter.data = draw(*parameter.shape)
+    statistics = FilterStatistics(model, analyze(model, torch.zeros(1, 6)).groups)
+    scores = filter_criterion("l1")(statistics)
+    scaled = torch.cat([values / values.mean() for values in scores.values()])
+    sums = torch.cat([values / values.sum() for values in scores.values()])
+    kept = {key: values >= values.sort().values[10] for key, values in (("mean", scaled), ("sum", sums))}
+    assert not torch.equal(kept["mean"], kept["sum"])
+    plan = prunus.slim(model, torch.zeros(1, 6), density=0.5, criterion="l1", scope="global")
+    parts = torch.split(kept["mean"], [len(values) for values in scores.values()])
+    assert plan.removed == {
+        name: (~part).nonzero().flatten().tolist() for name, part in zip(scores, parts, strict=True)
+    }
 
 
 def test_penalty_makes_scales_small_in_training():
@@ -261,7 +286,7 @@ def test_lasso_keeps_what_the_output_needs():
 
 
 def test_a_criterion_for_weights_is_described_as_a_sum():
-    assert filter_criterion("magnitude").description == "The sum of magnitude over all coupled weights."
+    assert filter_criterion("magnitude").description == "The sum of magnitude over all coupled kernels."
 
 
 @pytest.mark.parametrize("criterion", [*FILTER_CRITERIA, "magnitude", "wanda", "snip"])
@@ -428,12 +453,17 @@ BAD = {
     "no function": ({"budget": 100}, DensityError, "function of a model, limit"),
     "no limit": ({"budget": (len, float("nan"))}, DensityError, "function of a model, limit"),
     "criterion": ({"macs": 0.5, "criterion": "l3"}, UnknownNameError, "Unknown criterion 'l3'"),
-    "scope": ({"macs": 0.5, "scope": "2:4"}, DensityError, "'layer' or 'global', got '2:4'"),
+    "scope": ({"macs": 0.5, "scope": "2:4"}, UnknownNameError, "Unknown scope '2:4'"),
     "no examples": ({"macs": 0.5, "criterion": "taylor"}, StatisticsError, "calibration"),
     "loss": ({"macs": 0.5, "loss": "cross_entropy"}, StatisticsError, "Expected no loss with a criterion"),
+    "loss of inputs": (
+        {"macs": 0.5, "criterion": "apoz", "loss": "cross_entropy", "calibration": torch.zeros(1)},
+        StatisticsError,
+        "Expected no loss with a criterion that differentiates none",
+    ),
     "multiple": (
         {"macs": 0.5, "round_to": 0},
-        DensityError,
+        SpecError,
         "Expected integers of at least 1 as round_to and min_channels, got 0, 1",
     ),
     "all excluded": ({"macs": 0.5, "exclude": ["conv2"]}, ModelError, "left out, the first 'conv1.weight'"),

@@ -8,7 +8,7 @@ from torch import nn
 
 import prunus
 from prunus.data.digits import load_digits
-from prunus.errors import DensityError, SpecError
+from prunus.errors import DensityError, SpecError, UnknownNameError
 
 RECIPE = prunus.Recipe(epochs=1, batch_size=32, learning_rate=0.1)
 
@@ -72,12 +72,14 @@ def test_calibration_examples_of_an_iterator_serve_all_rounds(data):
         ([0.3, 0.6], {"fit": print}, DensityError, "decrease in"),
         ([1.5], {"fit": print}, DensityError, "decrease in"),
         ([0.0], {"fit": print}, DensityError, "decrease in"),
-        ([0.5], {"fit": print, "goal": "latency"}, DensityError, "'macs' or 'parameters', got 'latency'"),
+        ([0.5], {"fit": print, "goal": "latency"}, UnknownNameError, "Unknown goal 'latency'"),
+        ([0.5], {"fit": print, "macs": 0.9}, SpecError, "as goal and fractions, got macs"),
         ([0.5], {}, SpecError, "got 0 recipes"),
         (0.5, {"retrain": RECIPE}, SpecError, "Expected a list of densities and a list of recipes"),
         ([0.5], {"retrain": [RECIPE], "fit": print}, SpecError, "got 1 recipes and fit"),
         ([0.5], {"fit": 3}, SpecError, r"function \(model\) that"),
-        ([0.5], {"fit": print, "checkpoints": "folder"}, SpecError, "got both"),
+        ([0.5], {"fit": print, "checkpoints": "folder"}, SpecError, "either fit or checkpoints, got both"),
+        ([0.5], {"fit": print, "report": print}, SpecError, "either fit or report, got both"),
     ],
 )
 def test_rounds_that_cannot_be_are_refused_before_any_work(data, fractions, settings, error, message):

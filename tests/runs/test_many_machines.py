@@ -208,6 +208,18 @@ def test_a_wrong_ray_address_is_an_error_before_any_run(address, reason, store):
     assert not store.ids()
 
 
+def test_what_follows_ray_is_an_address_unless_it_is_an_option_or_an_experiment(store, run_cli, monkeypatch):
+    addresses = []
+    monkeypatch.setattr("prunus.cli.run._executor", lambda executor, ray, slurm: addresses.append(ray) or "?")
+    run = ("run", "--smoke", f"--store={store.path}")
+    for arguments in (
+        ("--ray", "zhou2019.zeros"), ("zhou2019.zeros", "--ray"), ("--ray", "--seed=1", "zhou2019.zeros"),
+        ("zhou2019.zeros", "--ray", "nonsense"), ("zhou2019.zeros", "--ray=auto"), ("--ray", "a:1", "zhou2019.zeros"),
+    ):  # fmt: skip
+        assert "Unknown executor" in run_cli(*run, *arguments, code=2).err
+    assert addresses == ["local", "local", "local", "nonsense", "auto", "a:1"]
+
+
 def test_a_local_ray_that_does_not_start_needs_no_address(store, monkeypatch):
     ray = pytest.importorskip("ray")
 

@@ -177,7 +177,7 @@ def train_with_its_recipe(
             "--no-train if your function returns trained weights."
         )
     forward, loss = task["forward"], task["loss"]
-    check_model(model, data, call=forward, loss=loss)
+    check_model(model, data, forward=forward, loss=loss)
     recipe = COMPRESSION_RECIPES[default_preset(model)].dense
     epochs = pluralize(recipe.epochs, "epoch")
     log(f"{name} is trained first, {epochs}; pass trained weights with --weights FILE to skip this")

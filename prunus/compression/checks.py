@@ -89,13 +89,13 @@ def check_compressible(
     planned_densities(recipe, weights)
     _try_encoding(model, recipe, weights, bits)
     check_dataset(data, ("train", "validation"))
-    call, loss, metric = ((task or {}).get(name) for name in ("forward", "loss", "metric"))
+    forward, loss, metric = ((task or {}).get(name) for name in ("forward", "loss", "metric"))
     if metric is None:
-        check_model(model, data, call=call, loss=find_loss(loss))
+        check_model(model, data, forward=forward, loss=find_loss(loss))
     else:
-        evaluate(model, data.validation.take(2), forward=call, loss=loss, metric=metric)
+        evaluate(model, data.validation.take(2), forward=forward, loss=loss, metric=metric)
     for training in trainings:
-        check_trainable(model, data, training, call=call, loss=find_loss(loss))
+        check_trainable(model, data, training, forward=forward, loss=find_loss(loss))
     return weights
 
 

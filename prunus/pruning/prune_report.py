@@ -28,9 +28,9 @@ class LayerRow:
     name: str
     shape: tuple[int, ...]
     density: float
-    error_before: float | None
+    error_zeroed: float | None
     """With the pruned weights set to zero and the others as they were; None where the output cannot be measured."""
-    error_after: float | None
+    error_updated: float | None
     """With the updated weights."""
     seconds: float | None
     """None where the layers were not pruned one by one."""
@@ -75,8 +75,8 @@ class PruneReport:
                 row.name,
                 " × ".join(map(str, row.shape)),
                 f"{100 * row.density:.2f} % ({100 * (1 - row.density):.2f} %)",
-                _percent(row.error_before),
-                _percent(row.error_after),
+                _percent(row.error_zeroed),
+                _percent(row.error_updated),
                 "–" if row.seconds is None else f"{row.seconds:.2f}",
                 "–" if row.damping is None else f"{row.damping:.3g}",
             )

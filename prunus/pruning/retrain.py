@@ -167,7 +167,7 @@ def _check_retraining(
     check_dataset(data, ("train", "validation"))
     for recipe in recipes:
         check_recipe(recipe)
-        check_trainable(model, data, recipe, call=forward, loss=find_loss(loss))
+        check_trainable(model, data, recipe, forward=forward, loss=find_loss(loss))
     if folder is not None:
         check_dense_state(model)
         check_checkpoint_writable(folder / "prune-1.safetensors")

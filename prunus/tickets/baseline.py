@@ -255,10 +255,10 @@ class BaselineSpec:
         Raises:
             ModelError, DataError: The model cannot be trained on the data.
         """
-        data, call, loss = self.load_data(), self.task.get("forward"), find_loss(self.task.get("loss"))
-        check_model(model, data, call=call, loss=loss)
+        data, forward, loss = self.load_data(), self.task.get("forward"), find_loss(self.task.get("loss"))
+        check_model(model, data, forward=forward, loss=loss)
         trainer, batch = (
-            Trainer(model, recipe, constraint, forward=call, loss=loss),
+            Trainer(model, recipe, constraint, forward=forward, loss=loss),
             data.train.take(recipe.batch_size),
         )
         trainer.step(batch.inputs, batch.labels)

@@ -22,7 +22,7 @@ from prunus.types import Dataset, Split
 
 
 def check_model(
-    model: nn.Module, data: Dataset, *, call: Forward | None = None, loss: AnyLoss | None = None
+    model: nn.Module, data: Dataset, *, forward: Forward | None = None, loss: AnyLoss | None = None
 ) -> None:
     """Raise ModelError unless `model` can be evaluated on `data`; the model is not changed.
 
@@ -32,7 +32,7 @@ def check_model(
     Args:
         model: The model, in any mode.
         data: The data set.
-        call: (model, batch) -> outputs; None: the model is called with the inputs.
+        forward: (model, batch) -> outputs; None: the model is called with the inputs.
         loss: As for `mean_loss`.
 
     Raises:
@@ -44,7 +44,7 @@ def check_model(
     _check_device(model, data.train.labels.device)
     with unchanged(model), torch.no_grad(), eval_mode(model):
         split = data.train.take(2)
-        _checked_loss(model, (split.inputs, split.labels), count_classes(data), call, loss)
+        _checked_loss(model, (split.inputs, split.labels), count_classes(data), forward, loss)
 
 
 def check_trainable(
@@ -52,7 +52,7 @@ def check_trainable(
     data: Dataset,
     recipe: Recipe,
     *,
-    call: Forward | None = None,
+    forward: Forward | None = None,
     loss: AnyLoss | None = None,
     processes: int = 1,
 ) -> None:
@@ -67,7 +67,7 @@ def check_trainable(
         data: The data set, of which two training examples, the number of them all and the classes are used.
         recipe: The recipe, of which `epochs`, `batch_size` and `augmentation` are used; with 0 epochs, the forward pass
             in training mode is not checked.
-        call, loss: As for `check_model`.
+        forward, loss: As for `check_model`.
         processes: The number of processes that share each batch.
 
     Raises:
@@ -95,14 +95,16 @@ def check_trainable(
             raise NonFiniteError(
                 f"Expected finite parameters, but {bad} of {parameter.numel()} entries of {name!r} are NaN or infinite."
             )
-    check_model(model, data, call=call, loss=loss)
+    check_model(model, data, forward=forward, loss=loss)
     with unchanged(model), torch.enable_grad(), restored_modes(model), single_precision(model):
         start_training(model)
         sizes = _part_sizes(recipe, data.train, processes) if recipe.epochs else set()
         for n in sorted({min(2, size) for size in sizes}, reverse=True):
             try:
                 batch = _first_batch(data.train, recipe, n)
-                value = _checked_loss(model, batch, count_classes(data), call, loss, recipe.label_smoothing)
+                value = _checked_loss(
+                    model, batch, count_classes(data), forward, loss, recipe.label_smoothing
+                )
             except ModelError as error:
                 if n > 1:
                     raise
@@ -141,13 +143,13 @@ def check_dense_state(model: nn.Module) -> None:
             )
 
 
-def checked_forward(model: nn.Module, batch: Batch, call: Forward | None = None) -> object:
+def checked_forward(model: nn.Module, batch: Batch, forward: Forward | None = None) -> object:
     """The output of `model` for a batch, as `call_model` computes it.
 
     Args:
         model: The model, in the mode in which it is to be called.
         batch: Inputs [B, ...] with or without labels, on the device of the model.
-        call: (model, batch) -> outputs; None: the model is called with the inputs.
+        forward: (model, batch) -> outputs; None: the model is called with the inputs.
 
     Returns:
         Whatever the model returned.
@@ -156,7 +158,7 @@ def checked_forward(model: nn.Module, batch: Batch, call: Forward | None = None)
         ModelError: The forward pass failed. Errors of prunus and errors about lack of memory are raised as they are.
     """
     try:
-        return call_model(model, batch, call)
+        return call_model(model, batch, forward)
     except (torch.OutOfMemoryError, MemoryError, PrunusError):
         raise
     except (Exception, SystemExit) as error:  # a user's forward may fail in any way
@@ -201,12 +203,12 @@ def _checked_loss(
     model: nn.Module,
     batch: Batch,
     num_classes: int,
-    call: Forward | None,
+    forward: Forward | None,
     loss: AnyLoss | None,
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """The loss of a batch, after a check that it and the outputs can be evaluated."""
-    output = checked_forward(model, batch, call)
+    output = checked_forward(model, batch, forward)
     Totals(model, loss, None, num_classes).add(batch, output)
     return training_loss(model, output, batch, loss, label_smoothing)
 

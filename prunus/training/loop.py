@@ -122,7 +122,7 @@ def train(
             f"Expected one process and no autocast='float16' with {type(constraint).__name__}, whose gradients are "
             "neither averaged nor unscaled; use autocast='bfloat16' or 'none', and one process."
         )
-    check_trainable(model, data, recipe, call=forward, loss=loss_function, processes=processes)
+    check_trainable(model, data, recipe, forward=forward, loss=loss_function, processes=processes)
     with torch.enable_grad(), restored_modes(model), single_precision(model), _seeded_random_state(seed):
         constraint = _make_constraint(model, masks, constraint)
         run = Trainer(model, recipe, constraint, forward, loss_function, fabric)

@@ -300,7 +300,7 @@ def test_obs(row):
     pruned = prunus.prune(model, 0.5, criterion="obs", calibration=split)
     check_pruned(model, pruned, before, LEFT_OUT_BY_OBS.get(row, ()))
     assert output(model, split).isfinite().all()
-    errors = [(r.error_before, r.error_after) for r in pruned.report.rows if r.error_before is not None]
+    errors = [(r.error_zeroed, r.error_updated) for r in pruned.report.rows if r.error_zeroed is not None]
     assert len(errors) == len(pruned.masks)
     assert all(after <= zeroed * 1.01 for zeroed, after in errors)
     assert sum(after for _, after in errors) < 0.9 * sum(zeroed for zeroed, _ in errors)

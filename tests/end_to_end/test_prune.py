@@ -128,9 +128,9 @@ def test_every_criterion_writes_the_network_that_the_table_describes(criterion, 
         weight = load_file(out)[layer["name"]]
         assert layer["shape"] == list(weight.shape)
         assert layer["density"] == pytest.approx(float((weight != 0).double().mean()))
-        assert layer["error_after"] > 0
+        assert layer["error_updated"] > 0
         if criterion not in METHODS or criterion == "obd_hutchinson":
-            assert layer["error_after"] == layer["error_before"]
+            assert layer["error_updated"] == layer["error_zeroed"]
     assert torch.equal(load_file(out)["1.bias"], load_file(folder / "own.safetensors")["1.bias"])
 
 
@@ -144,8 +144,8 @@ def test_obs_with_a_pattern_beats_magnitude_with_it(run, tmp_path):
             groups = (load_file(out)[name] != 0).unflatten(1, (-1, 4)).sum(-1)
             assert groups.unique().tolist() == [2]
     for layer, rival in zip(reports["obs"]["layers"], reports["magnitude"]["layers"], strict=True):
-        assert layer["error_after"] < rival["error_after"]
-        assert layer["error_after"] < layer["error_before"]
+        assert layer["error_updated"] < rival["error_updated"]
+        assert layer["error_updated"] < layer["error_zeroed"]
         assert layer["seconds"] > 0
     assert reports["obs"]["damping"] > 0
 
@@ -259,7 +259,7 @@ def test_layer_with_zero_output_has_no_error_and_the_file_is_written(run, folder
         "--density=0.5",
     )
     content = json.loads(run(*arguments, "--out", out, "--json").out)
-    errors = {layer["name"]: layer["error_after"] for layer in content["layers"]}
+    errors = {layer["name"]: layer["error_updated"] for layer in content["layers"]}
     assert errors["zero.weight"] is None
     assert errors["used.weight"] > 0
     assert int(load_file(out)["used.weight"].count_nonzero()) == 320

@@ -152,7 +152,7 @@ def test_models_of_transformers_are_pruned_from_a_loader_of_dicts():
         model = copy.deepcopy(dense)
         report = prunus.prune(model, 0.5, criterion=method, scope="2:4", calibration=loader).report
         assert report.density == 0.5
-        assert all(row.error_after > 0 for row in report.rows if "lm_head" not in row.name)
+        assert all(row.error_updated > 0 for row in report.rows if "lm_head" not in row.name)
 
 
 class ByValue(nn.Module):
@@ -284,7 +284,7 @@ def test_report_has_a_row_per_layer_with_errors_damping_and_what_was_not_pruned(
     rows = pruned.report.to_json()["layers"]
     assert [row["name"] for row in rows] == ["0.weight", "3.weight"]
     for row in rows:
-        assert row["error_after"] <= row["error_before"]
+        assert row["error_updated"] <= row["error_zeroed"]
         assert row["damping"] > 0
         assert row["seconds"] >= 0
         assert row["density"] == 0.5
@@ -306,12 +306,12 @@ def test_refit_lowers_the_output_error_and_keeps_the_masks(method):
         assert ("0.weight" in pruned.masks) == (method == "magnitude")
     for before, after in zip(reports[0].rows, reports[1].rows, strict=True):
         assert after.density == before.density
-        if after.error_after is None:  # the embedding, which has no inputs to fit to
+        if after.error_updated is None:  # the embedding, which has no inputs to fit to
             continue
         assert after.damping > 0
-        assert after.error_after <= before.error_after * (1 + 1e-4)
+        assert after.error_updated <= before.error_updated * (1 + 1e-4)
         if method == "magnitude":
-            assert after.error_after < 0.9 * after.error_before
+            assert after.error_updated < 0.9 * after.error_zeroed
     assert torch.equal(models[0][0].weight, models[1][0].weight)
     with pytest.raises(StatisticsError, match="examples for refit=True"):
         prunus.prune(model_of(Tokens), 0.5, refit=True)

@@ -65,7 +65,7 @@ def test_obs_of_a_normalized_weight_equals_obs_of_the_plain_layer(wrap, paramete
     wrapped, other = (prunus.prune(m, 0.5, criterion="obs", calibration=(x, y)) for m in (model, plain))
     assert torch.equal(wrapped.masks[f"0.{parameter}"], other.masks["0.weight"])
     torch.testing.assert_close(model(x), plain(x))
-    assert wrapped.report.rows[0].error_after == pytest.approx(other.report.rows[0].error_after)
+    assert wrapped.report.rows[0].error_updated == pytest.approx(other.report.rows[0].error_updated)
 
 
 def test_row_that_weight_norm_would_lose_is_refused_before_anything_changes():

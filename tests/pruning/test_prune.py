@@ -60,7 +60,7 @@ def test_prune_without_examples_keeps_the_largest_weights(model):
     for name, mask in masks.items():
         assert torch.equal(model.get_parameter(name), torch.where(mask, weights[name], 0.0))
     assert pruned.report.density == 0.25
-    assert [row.error_after for row in pruned.report.rows] == [None, None]
+    assert [row.error_updated for row in pruned.report.rows] == [None, None]
     assert set(pruned.skipped) == {name for name, _ in model.named_parameters()} - set(masks)
 
 
@@ -99,10 +99,10 @@ def test_errors_of_the_report_are_measured_on_the_validation_split(model, data):
     inputs = data.validation.inputs.flatten(1)
     output = F.linear(inputs, dense[1].weight).detach()
     change = F.linear(inputs, (model[1].weight - dense[1].weight).detach())
-    assert report.rows[0].error_after == pytest.approx(
+    assert report.rows[0].error_updated == pytest.approx(
         float(change.square().sum() / output.square().sum()), rel=1e-4
     )
-    assert report.rows[0].error_after < report.rows[0].error_before
+    assert report.rows[0].error_updated < report.rows[0].error_zeroed
     assert report.rows[0].seconds > 0
     assert report.damping > 0
 
@@ -123,7 +123,7 @@ def test_a_layer_that_is_called_without_examples_is_not_reached(layer, criterion
     inputs = torch.randn(20, *{1: (4,), 2: (2, 5), 3: (2, 5, 5)}[max(1, layer.weight.dim() - 1)])
     if criterion == "magnitude":
         report = prunus.prune(Experts(), 0.5, criterion=criterion, calibration=inputs).report
-        assert report.rows[0].error_before is not None
+        assert report.rows[0].error_zeroed is not None
         assert "never reached the layer of 'other.weight'" in report.unmeasured["other.weight"]
     else:
         with pytest.raises(ModelError, match=r"never reached the layer of 'other\.weight'"):
@@ -294,7 +294,7 @@ def test_forward_reaches_the_statistics_or_is_refused(name, data):
     report = prunus.prune(model, 0.5, criterion=name, calibration=split, forward=logits).report
     expected = prunus.prune(plain, 0.5, criterion=name, calibration=split).report
     assert torch.equal(model.layer.weight, plain.layer.weight)
-    assert report.rows[0].error_after == expected.rows[0].error_after > 0
+    assert report.rows[0].error_updated == expected.rows[0].error_updated > 0
 
 
 def test_recalibration_uses_forward(model, data):

@@ -109,7 +109,7 @@ def slim_and_retrain(
         check_dataset(data, ("train", "validation"))
         for recipe in retrain:
             check_recipe(recipe)
-            check_trainable(model, data, recipe, call=forward, loss=find_loss(loss))
+            check_trainable(model, data, recipe, forward=forward, loss=find_loss(loss))
     if options.get("calibration") is not None:
         options["calibration"] = as_examples(options["calibration"])  # an iterator can be read only once
     elif data is not None:

@@ -261,6 +261,6 @@ def test_refit_and_report_are_those_of_all_layers_at_once(inputs):
         if hide:
             model.blocks = Hidden(model.blocks)
         report = prunus.prune(model, 0.5, calibration=inputs, refit=True).report
-        errors.append([(row.error_before, row.error_after) for row in report.rows])
+        errors.append([(row.error_zeroed, row.error_updated) for row in report.rows])
         assert all(after <= before for before, after in errors[-1])
     assert errors[0] == [pytest.approx(row, rel=1e-4) for row in errors[1]]

@@ -163,7 +163,7 @@ def densities_from_threshold(weights: Params, quality: float | Mapping[str, floa
     Given to the scope `Layer()` with the criterion `magnitude`, these densities keep the same weights, with counts that
     are known beforehand.
 
-    Source: Han et al. 2015, section 3.1 ("a quality parameter multiplied by the standard deviation of a layer's
+    Source: Han et al. 2015, section 4 ("a quality parameter multiplied by the standard deviation of a layer's
     weights").
 
     Args:

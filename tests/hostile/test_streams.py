@@ -178,9 +178,11 @@ def test_output_without_name_or_behind_broken_link_is_refused(folder, run_cli):
     assert "will prune" not in stderr
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("inspect", "-h"), ("runs", "rm", "-h")])
-def test_help_accepts_both_option_names(arguments, run_cli):
-    assert "Example" in run_cli(*arguments).out or "clear it up" in run_cli(*arguments).out
+@pytest.mark.parametrize("name", [(), ("inspect",), ("runs", "rm")])
+def test_help_accepts_both_option_names(name, run_cli):
+    text = run_cli(*name, "--help").out
+    assert "Usage" in text
+    assert run_cli(*name, "-h").out == text
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def magnitude(stats: Statistics) -> Scores:
 def scaled_magnitude(stats: Statistics) -> Scores:
     """Scaled magnitude: |w| / σ, with the standard deviation σ of the weights of the layer.
 
-    Source: Han et al. 2015, section 3.1: a threshold of quality · σ with one quality for all layers keeps exactly the
+    Source: Han et al. 2015, section 4: a threshold of quality · σ with one quality for all layers keeps exactly the
     weights that this criterion ranks highest under the global scope. σ is that of the population; a layer of equal
     weights scores |w|.
 

@@ -18,7 +18,7 @@ The recursion:
 
 g and h are the first derivative and the diagonal of the second derivative of the error.
 
-Source: LeCun, Denker, Solla 1990, section 3.1 (the first two); Pearlmutter 1994 (H v); Hutchinson 1990, Bekas et al.
+Source: LeCun, Denker, Solla 1990, eqs. 6 to 8 (the first two); Pearlmutter 1994 (H v); Hutchinson 1990, Bekas et al.
 2007 (the last). Eq. 7 is printed with minus before f''; the chain rule, and their own eq. 8, have plus. Means are over
 the examples. "levenberg_marquardt" drops f'' (last paragraph of the section): a diagonal of the Gauss-Newton kind.
 Also called: diagonal Hessian backpropagation.

@@ -261,7 +261,7 @@ class Scope(ABC):
 class Layer(Scope):
     """Each tensor is ranked alone and keeps its own fraction.
 
-    Source: Han et al. 2015, section 3.1 (a threshold per layer); Frankle & Carbin 2019, section 2.
+    Source: Han et al. 2015, section 4 (a threshold per layer); Frankle & Carbin 2019, section 2.
     Also called: local, layer-wise, uniform (where the densities are equal).
 
     >>> Layer().select({"fc": torch.tensor([3.0, 1.0, 2.0, 4.0])}, 0.5)

@@ -209,6 +209,15 @@ def group_labels(graph: LabeledGraph, model: nn.Module) -> Analysis:
         if (channel == channel[0]).all():
             reason = "removing one channel would remove a whole dimension of a parameter"
             refusals.setdefault(int(channel[0]), Refusal("", "", reason))
+    # What a slice leaves out, such as the positions of a table beyond the length of the example inputs, is needed for
+    # other inputs, and removing it would move the entries behind it.
+    is_read = np.zeros(coupling.count, bool)
+    is_read[channels[np.concatenate([np.empty(0, np.int64), *coupling.read])]] = True
+    for channel in places.values():
+        for unread in np.unique(channel[~is_read[channel]]).tolist():
+            refusals.setdefault(
+                unread, Refusal("", "", "no operator reads these entries for the example inputs")
+            )
     groups = _groups(places, refusals, _by_channel(channels, coupling.inexact), coupling.count)
     return Analysis(graph, channels, groups, _refused(places, refusals))
 

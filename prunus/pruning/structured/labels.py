@@ -134,6 +134,8 @@ class Coupling:
     inexact: list[tuple[ChannelIds, Refusal]] = field(default_factory=list)
     constants: list[SizeConstant] = field(default_factory=list)
     work: list[Work] = field(default_factory=list)
+    read: list[ChannelIds] = field(default_factory=list)
+    """The ids of the inputs of all operators that do more than move entries or change each entry alone."""
     node: fx.Node = field(init=False)
     """The node that is processed."""
 

@@ -17,7 +17,7 @@ from prunus.pruning.structured.graph import (
     result_shapes,
 )
 from prunus.pruning.structured.labels import Coupling, Labels
-from prunus.pruning.structured.rules import GENERATORS, RULES, UnsupportedCall, elementwise
+from prunus.pruning.structured.rules import GENERATORS, MOVING, RULES, UnsupportedCall, elementwise
 
 ELEMENTWISE = frozenset((
     "_to_copy", "alias", "alpha_dropout", "celu", "clone", "clip", "contiguous", "copy", "detach", "divide",
@@ -101,9 +101,21 @@ def _walk(coupling: Coupling, graph: fx.Graph, owner: Any, environment: Environm
             return _labels_of(node.args[0], environment)
         elif node.op == "call_function":
             environment[node] = _call(coupling, node, environment)
+            if node in live and not _only_passes_on(node):
+                inputs = flatten_labels(_labels_of([node.args, node.kwargs], environment))
+                coupling.read += [layer.ids.ravel() for labels in inputs for layer in labels.layers]
         if node not in live:  # its values do not matter
             del coupling.inexact[num_inexact:]
     return None
+
+
+def _only_passes_on(node: fx.Node) -> bool:
+    """Whether only entries that an operator reads the result of are needed: it moves them, or changes each alone."""
+    name, schema = operator_name(node.target), getattr(node.target, "_schema", None)
+    if schema is not None and schema.is_mutable:
+        return False
+    is_block = name in ("wrap_with_set_grad_enabled", "wrap_with_autocast")  # its operators are walked over
+    return is_getitem(node) or is_block or name in MOVING or name in IGNORED or is_elementwise(node.target)
 
 
 def _call(coupling: Coupling, node: fx.Node, environment: Environment) -> Any:

@@ -153,3 +153,68 @@ def test_analysis_changes_nothing():
     analyze(model, BLOCKS["Normalizations"].inputs)
     assert [m.training for m in model.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+class Positions(nn.Module):
+    """Adds the first rows of a table, or attends with the first rows of a mask."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.e, self.norm = kind, nn.Linear(8, 16), nn.LayerNorm(16)
+        self.f, self.o = nn.Linear(16, 32), nn.Linear(32, 4)
+        if kind in ("parameter", "scaled parameter", "split"):
+            self.table = nn.Parameter(torch.randn(64, 16))
+        elif kind == "buffer":
+            self.register_buffer("table", torch.randn(1, 64, 16))
+        elif kind == "mask":
+            self.register_buffer("table", torch.tril(torch.ones(64, 64)).view(1, 1, 64, 64))
+        else:
+            self.table = nn.Parameter(torch.randn(16, 1, 9))
+
+    def forward(self, x):
+        h, length = self.e(x), x.shape[1]
+        if self.kind == "parameter":
+            h = h + self.table[:length]
+        elif self.kind == "scaled parameter":
+            h = h + (self.table * 0.5)[:length]
+        elif self.kind == "split":
+            h = h + self.table.split([length, len(self.table) - length])[0]
+        elif self.kind == "buffer":
+            h = h + self.table[:, :length]
+        elif self.kind == "mask":
+            mask = self.table[:, :, :length, :length] == 0
+            h = (h @ h.mT / 4)[:, None].masked_fill(mask, -torch.inf).softmax(-1)[:, 0] @ h
+        else:
+            h = F.conv1d(h.mT, self.table[:, :, :3], padding=1, groups=16).mT
+        return self.o(torch.relu(self.f(self.norm(h))))
+
+
+@pytest.mark.parametrize("kind", ["parameter", "scaled parameter", "split", "buffer", "mask", "kernel"])
+def test_what_a_slice_leaves_out_is_no_channel(kind):
+    torch.manual_seed(0)
+    model = Positions(kind)
+    table, longer = model.table.detach().clone(), torch.randn(2, 30, 8)
+    plan = prunus.slim(model, torch.randn(2, 12, 8), density=0.5, allow_inexact=True)
+    dims = {(member.name, member.dim) for group in plan.groups for member in group.members}
+    is_channel = {dim for name, dim in dims if name == "table"}
+    assert is_channel <= {dim for dim, size in enumerate(table.shape) if size == 16}  # of the residual stream
+    plan = prunus.slim(model, torch.randn(2, 12, 8), density=0.5)
+    assert [group.name for group in plan.groups if group.exact] == ["f.weight"]
+    assert torch.equal(plan.apply().table, table)
+    assert model(longer).shape == (2, 30, 4)
+
+
+class PartlyUnread(nn.Module):
+    """Some outputs of a layer are not used: removing their rows is right."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 9, bias=False), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.last(self.first(x)[:, :4])
+
+
+def test_outputs_of_a_layer_that_are_not_read_are_channels():
+    [group] = analyze(PartlyUnread(), torch.randn(2, 4)).groups
+    assert group.members[0].indices.flatten().tolist() == [4, 5, 6, 7, 8]

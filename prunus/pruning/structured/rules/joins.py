@@ -9,7 +9,7 @@ from prunus.pruning.structured.rules.registry import Arguments, UnsupportedCall,
 from prunus.pruning.structured.rules.shapes import note_sizes
 
 
-@register_rule("cat", "concat", "concatenate")
+@register_rule("cat", "concat", "concatenate", moves=True)
 def _concatenate(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
     """Tensors one after the other along a dimension; coupled along all others."""
     dim = a.get("dim", 0) % len(shape)
@@ -50,7 +50,7 @@ def _join_layers(coupling: Coupling, parts: Sequence[Labels], dim: int | None) -
     return layers
 
 
-@register_rule("stack")
+@register_rule("stack", moves=True)
 def _stack(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
     """Tensors of one shape along a new dimension."""
     dim = a["dim"] % len(shape)
@@ -58,7 +58,7 @@ def _stack(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
     return Labels((), tuple(layers)).moved(shape, lambda d: d + (d >= dim))
 
 
-@register_rule("pad", "constant_pad_nd")
+@register_rule("pad", "constant_pad_nd", moves=True)
 def _pad(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
     """Constant entries around a tensor; their number is a constant of the user's code."""
     value: Labels = a["self"]

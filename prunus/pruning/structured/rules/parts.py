@@ -10,7 +10,7 @@ from prunus.pruning.structured.rules.elementwise_rules import elementwise
 from prunus.pruning.structured.rules.registry import Arguments, UnsupportedCall, operand, register_rule
 
 
-@register_rule("slice", "narrow")
+@register_rule("slice", "narrow", moves=True)
 def _take_slice(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
     """A part of a dimension; its ends are constants of the user's code."""
     value = operand(a)
@@ -41,7 +41,7 @@ def _take_slice(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
     return Labels(shape, (*value.without(layer), part))
 
 
-@register_rule("select")
+@register_rule("select", moves=True)
 def _select(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
     """One entry of a dimension, which cannot be removed."""
     value: Labels = a["self"]
@@ -51,7 +51,7 @@ def _select(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
     return value.moved(shape, lambda d: d - (d > dim))
 
 
-@register_rule("unbind")
+@register_rule("unbind", moves=True)
 def _unbind(coupling: Coupling, a: Arguments, shape: Shape) -> list[Labels]:
     """All entries of a dimension, each as a tensor."""
     return [_select(coupling, a, shape)] * len(coupling.shapes)
@@ -77,8 +77,9 @@ def _take_indices(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
 
 
 @register_rule(
-    "split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk", "split_copy"
-)
+    "split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk", "split_copy",
+    moves=True,
+)  # fmt: skip
 def _split(coupling: Coupling, a: Arguments, shape: Shape) -> list[Labels]:
     """Parts of a dimension."""
     return _split_labels(coupling, a, coupling.shapes)

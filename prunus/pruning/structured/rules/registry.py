@@ -15,17 +15,28 @@ Rule = Callable[[Coupling, Arguments, Shape], Labels | list[Labels]]
 RuleFunction = TypeVar("RuleFunction", bound=Rule)
 
 RULES: dict[str, Rule] = {}
+MOVING: set[str] = set()
+"""The operators whose results have entries of their inputs, of which they may leave some out."""
 
 
 class UnsupportedCall(Exception):
     """A call of an operator that its rule does not cover; the message is the reason."""
 
 
-def register_rule(*names: str) -> Callable[[RuleFunction], RuleFunction]:
-    """Register a function as the rule of the operators of these names."""
+def register_rule(*names: str, moves: bool = False) -> Callable[[RuleFunction], RuleFunction]:
+    """Register a function as the rule of the operators of these names.
+
+    Args:
+        names: The operators.
+        moves: Whether their results have entries of their inputs.
+
+    Returns:
+        The decorator.
+    """
 
     def register(function: RuleFunction) -> RuleFunction:
         RULES.update(dict.fromkeys(names, function))
+        MOVING.update(names if moves else ())
         return function
 
     return register

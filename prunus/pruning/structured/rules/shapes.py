@@ -12,8 +12,9 @@ from prunus.pruning.structured.rules.registry import Arguments, operand, registe
 
 
 @register_rule(
-    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "_reshape_alias", "view_as", "reshape_as"
-)
+    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "_reshape_alias", "view_as", "reshape_as",
+    moves=True,
+)  # fmt: skip
 def _view(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
     """Another shape of the same entries, in the same order."""
     value = operand(a)
@@ -150,7 +151,7 @@ def _separate(coupling: Coupling, shape: Shape, layers: Sequence[LabelLayer]) ->
 @register_rule(
     "permute", "transpose", "t", "numpy_T", "mT", "movedim", "swapaxes", "swapdims", "squeeze", "unsqueeze",
     "expand", "expand_as", "repeat", "repeat_interleave", "tile", "roll", "flip", "rot90", "diagonal", "unfold",
-    "pixel_shuffle", "pixel_unshuffle", "atleast_1d", "atleast_2d",
+    "pixel_shuffle", "pixel_unshuffle", "atleast_1d", "atleast_2d", moves=True,
 )  # fmt: skip
 def _moved(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
     """Any operator that only moves or repeats entries: it is run on the labels."""
@@ -181,7 +182,7 @@ def _stand_in(argument: Any, value: Labels, ids: Tensor) -> Any:
     return torch.empty(argument.shape, device="meta") if isinstance(argument, Labels) else argument
 
 
-@register_rule("channel_shuffle", "native_channel_shuffle")
+@register_rule("channel_shuffle", "native_channel_shuffle", moves=True)
 def _channel_shuffle(coupling: Coupling, a: Arguments, shape: Shape) -> Labels:
     """The channels of groups, interleaved: the same channels are removed from every group."""
     groups, size = a["groups"], shape[1] // a["groups"]

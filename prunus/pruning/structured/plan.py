@@ -142,19 +142,52 @@ class SlimPlan:
         if unused and not self.rewrite:
             indices, attributes = kept_indices(self.analysis, self.removed), self.attributes(self.removed)
             check_training_mode(base, inputs, indices, attributes, unused)
-        name, constants = type(base).__name__, self.analysis.graph.coupling.constants
         exact = [group.name for group in self.groups if group.exact]
         changed = {group: self.removed[group] for group in exact if self.removed.get(group)}
-        parts = [{group: changed[group]} for group in changed] if self.verify == "groups" else [changed]
-        for removed in parts if changed else ():
-            is_kept = self.analysis.kept_ids(removed)
-            edit = partial(change_constants, constants=constants, is_kept=is_kept) if self.rewrite else None
-            indices, attributes = kept_indices(self.analysis, removed), self.attributes(removed)
-            error, tolerance = removal_error(base, inputs, indices, attributes, edit)
-            if not error <= tolerance:
-                what = f"the channels of {', '.join(list(removed)[:5])}"
-                raise ModelError(
-                    f"Expected the same outputs of {name} with {what} removed and with {what} set to zero, but they "
-                    f"differ by {error:.3g}, relative to the largest output; the model is unchanged. Name these layers "
-                    "in exclude=, and report this error."
-                )
+        difference = 0.0
+        if self.verify != "groups":
+            difference = self._difference(base, changed) if changed else 0.0
+            if not difference:
+                return
+        alone = {group: self._difference_alone(base, group) for group in changed}
+        at_fault = [group for group in changed if alone[group]]
+        if not at_fault and not difference:
+            return
+        what = f"the channels of {', '.join((at_fault or list(changed))[:5])}"
+        advice = "Name these layers in exclude=, and report this error."
+        if at_fault:
+            difference = max(alone.values())
+            names = [self._name_to_exclude(group) for group in self.groups if group.name in at_fault]
+            advice = (
+                f"Pass exclude={names!r}: the code may use the number of these channels as a number, as a scale "
+                "1 / sqrt(q.shape[-1]) does."
+            )
+        raise ModelError(
+            f"Expected the same outputs of {type(base).__name__} with {what} removed and with {what} set to zero, but "
+            f"they differ by {difference:.3g}, relative to the largest output; the model is unchanged. {advice}"
+        )
+
+    def _difference(self, base: nn.Module, removed: Mapping[str, Sequence[int]]) -> float:
+        """How far outputs without channels are from those with the channels set to zero; 0 within the tolerance."""
+        edit = None
+        if self.rewrite:
+            constants, is_kept = self.analysis.graph.coupling.constants, self.analysis.kept_ids(removed)
+            edit = partial(change_constants, constants=constants, is_kept=is_kept)
+        indices, attributes = kept_indices(self.analysis, removed), self.attributes(removed)
+        inputs = self.analysis.traced.inputs
+        error, tolerance = removal_error(base, inputs, indices, attributes, edit)
+        return 0.0 if error <= tolerance else error
+
+    def _difference_alone(self, base: nn.Module, group: str) -> float:
+        """The difference for one group; 0 for a group that is removed only together with others."""
+        try:
+            return self._difference(base, {group: self.removed[group]})
+        except ModelError:
+            if self.verify == "groups":
+                raise
+            return 0.0
+
+    def _name_to_exclude(self, group: Group) -> str:
+        """A name that excludes a group: names of groups, buffers and constants are not taken."""
+        parameters = dict(self.model.named_parameters())
+        return next((member.name for member in group.members if member.name in parameters), group.name)

@@ -1,6 +1,7 @@
 """Verification finds what zeros, NaN or integer outputs would hide, and refuses optimizers of other models."""
 
 import copy
+import math
 from collections import namedtuple
 from dataclasses import dataclass
 
@@ -224,3 +225,31 @@ def test_sizes_that_no_attribute_gives_do_not_count_for_other_modules():
     plan = prunus.slim(model, torch.randn(2, 12), density=0.5)
     assert "0.linear.weight" in {group.name for group in plan.groups}
     assert plan.apply()[0].heads == 2
+
+
+class ScaledAttention(nn.Module):
+    """Attention whose scale is computed from the number of channels of the queries."""
+
+    def __init__(self):
+        super().__init__()
+        self.e, self.q, self.k = nn.Linear(8, 16), nn.Linear(16, 12), nn.Linear(16, 12)
+        self.v, self.o = nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = torch.relu(self.e(x))
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        return self.o((q @ k.mT / math.sqrt(q.size(-1))).softmax(-1) @ v)
+
+
+@pytest.mark.parametrize("verify", [True, "groups"])
+def test_only_the_group_whose_size_is_a_number_is_named(verify):
+    torch.manual_seed(0)
+    model, x = ScaledAttention(), torch.randn(16, 5, 8)
+    plan = prunus.slim(model, x, density=0.5, verify=verify)
+    with pytest.raises(
+        ModelError, match=r"the channels of q.weight removed .*exclude=\['q.weight'\]"
+    ) as raised:
+        plan.apply()
+    assert "report this error" not in str(raised.value)
+    smaller = prunus.slim(model, x, density=0.5, exclude=["q.weight"], verify=verify).apply()
+    assert (smaller.q.out_features, smaller.v.out_features) == (12, 8)

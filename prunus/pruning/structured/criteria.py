@@ -134,6 +134,8 @@ class FilterCriterion:
     """Whether it differentiates a loss, so that `loss` has an effect."""
     is_comparable: bool = False
     """Whether scores of different groups are comparable; others are divided by their mean for a global ranking."""
+    reason_for_none: str = ""
+    """Why a group may have no scores, for the error."""
 
     @property
     def description(self) -> str:
@@ -148,7 +150,7 @@ class FilterCriterion:
         for group in statistics.groups:
             values = scores.get(group.name)
             if values is None or values.shape != (group.channels,) or not values.isfinite().all():
-                got = "none"
+                got = f"none{self.reason_for_none and f', as {self.reason_for_none}'}"
                 if values is not None:
                     got = f"shape {list(values.shape)}, finite: {bool(values.isfinite().all())}"
                 raise StatisticsError(
@@ -435,17 +437,21 @@ def _lasso(stats: FilterStatistics) -> Scores:
     return scores
 
 
+_UNREAD = "no Linear or convolution without groups reads them"
+
 FILTER_CRITERIA: dict[str, FilterCriterion] = {
     "l1": FilterCriterion(_l1),
     "l2": FilterCriterion(_l2),
-    "bn_scale": FilterCriterion(_bn_scale, is_comparable=True),
+    "bn_scale": FilterCriterion(
+        _bn_scale, is_comparable=True, reason_for_none="no BatchNorm with a scale normalizes them"
+    ),
     "taylor": FilterCriterion(_taylor, needs_examples=True, uses_loss=True, is_comparable=True),
     "geometric_median": FilterCriterion(_geometric_median),
-    "activation": FilterCriterion(_activation, needs_examples=True),
-    "apoz": FilterCriterion(_apoz, needs_examples=True),
-    "thinet": FilterCriterion(_thinet, needs_examples=True),
-    "lasso": FilterCriterion(_lasso, needs_examples=True),
-    "obs": FilterCriterion(_obs, needs_examples=True),
+    "activation": FilterCriterion(_activation, needs_examples=True, reason_for_none=_UNREAD),
+    "apoz": FilterCriterion(_apoz, needs_examples=True, reason_for_none=_UNREAD),
+    "thinet": FilterCriterion(_thinet, needs_examples=True, reason_for_none=_UNREAD),
+    "lasso": FilterCriterion(_lasso, needs_examples=True, reason_for_none=_UNREAD),
+    "obs": FilterCriterion(_obs, needs_examples=True, reason_for_none=_UNREAD),
     "obd_hutchinson": FilterCriterion(
         _obd_hutchinson, needs_examples=True, uses_loss=True, is_comparable=True
     ),

@@ -84,7 +84,8 @@ def test_bn_scale_is_that_of_the_channel_and_refuses_groups_without():
     plan = prunus.slim(model, EXAMPLES[0][:1], density=0.6, criterion="bn_scale")
     assert plan.removed == {"0.weight": [0, 4]}
     with pytest.raises(
-        StatisticsError, match=r"channels of 'conv2\.weight', got none; choose another criterion"
+        StatisticsError,
+        match=r"'conv2\.weight', got none, as no BatchNorm with a scale normalizes them; choose another",
     ):
         score("bn_scale")
     assert prunus.batch_norm_scales(model).item() == pytest.approx(5.6)
@@ -108,6 +109,16 @@ def test_global_ranking_divides_scores_by_the_mean_of_the_group():
     assert plan.removed == {
         name: (~part).nonzero().flatten().tolist() for name, part in zip(scores, parts, strict=True)
     }
+
+
+@pytest.mark.parametrize("criterion", ["activation", "apoz", "thinet", "lasso", "obs"])
+@pytest.mark.parametrize("reader", [nn.ConvTranspose2d(8, 4, 3), nn.Conv2d(8, 4, 3, groups=2)])
+def test_criteria_of_inputs_say_which_layers_they_need(criterion, reader):
+    model = nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(), reader)
+    with pytest.raises(
+        StatisticsError, match="got none, as no Linear or convolution without groups reads them"
+    ):
+        prunus.slim(model, EXAMPLES[0][:1], density=0.5, criterion=criterion, calibration=EXAMPLES)
 
 
 def test_penalty_makes_scales_small_in_training():

@@ -79,9 +79,9 @@ def synflow(stats: Statistics) -> Scores:
 def obd(stats: Statistics) -> Scores:
     """OBD: h w² / 2, the saliency of a weight by the diagonal h = d²L/dw² of the Hessian.
 
-    Source: LeCun, Denker & Solla 1990, "Optimal Brain Damage", section 2.3. It assumes that the weights are at a minimum (no
-    gradient) and that the Hessian is diagonal. A negative curvature, as away from a minimum, gives a negative score:
-    such a weight is pruned first. `obs.diagonals.DIAGONALS` has other approximations of the diagonal.
+    Source: LeCun, Denker & Solla 1990, "Optimal Brain Damage", section 2.3. It assumes that the weights are at a
+    minimum (no gradient) and that the Hessian is diagonal. A negative curvature, as away from a minimum, gives a
+    negative score: such a weight is pruned first. `obs.diagonals.DIAGONALS` has other approximations of the diagonal.
 
     >>> obd(Statistics({"fc": torch.tensor([2.0, 1.0])}, hessian_diagonal={"fc": torch.tensor([1.0, 6.0])}))
     {'fc': tensor([2., 3.])}

@@ -2,8 +2,8 @@
 
     score = h_kk u_k² / 2          predicted increase = the sum over the pruned weights
 
-Source: LeCun, Denker, Solla 1990, the saliencies and the recipe of section 2.3. The criterion of the same name takes the
-diagonal from the statistics.
+Source: LeCun, Denker, Solla 1990, the saliencies and the recipe of section 2.3. The criterion of the same name takes
+the diagonal from the statistics.
 """
 
 from dataclasses import dataclass, replace

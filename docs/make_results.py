@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from textwrap import wrap
 
 from prunus.experiments import EXPERIMENTS
 from prunus.experiments.claim_list import ListedClaim, claims
@@ -28,15 +29,25 @@ Each statement has one verdict per part, computed from the rows in [`docs/eviden
 `prunus claims` prints the same list, and `prunus claims --store DIR` that of your own runs. The verdict of a part is
 that of the page of its experiment: replicates are paired, and p-values are corrected by Holm's method for all claims
 of the experiment on all of its networks, of which those without runs count as not shown. The interval is a 95 %
-interval that is not corrected.
+interval that is not corrected. Some sizes, numbers of replicates and tests were changed after rows were known;
+decisions [30](decisions/0030-rethinking-pruning.md) and [31](decisions/0031-the-list-of-claims.md) say which and why.
 
 A verdict counts at the default size of the experiment, which is stated below each table. "Not shown" is given only when
-all replicates of that size are finished. "±" is half the width of the interval, and "effect" is what it is compared
-with, the published difference or the margin within which two values count as equal: where half the width is smaller
-than the effect, an effect of this size would have been seen. Where no effect is given, no difference is published in
-this unit. A claim whose interval excludes the limit is still "not shown" if its corrected p is 0.05 or more; the table
-then gives p. "Second-hand" published values were read in another publication
-than the paper. A network in parentheses is the narrower one that was trained in place of the paper's."""
+all replicates of that size are finished. "±" is half the width of the interval. "Shown from" is the smallest distance
+from the limit (zero, the number that is compared with, or the margin) that would have been shown with this spread,
+whatever the other claims of the experiment are: its p is below 0.05 at the strictest step of Holm's correction. A
+smaller distance can be shown where other claims have smaller p-values. "Effect" is what "shown from" is to be compared
+with, the published difference or the margin within which two values count as equal: where "shown from" is smaller than
+the effect, an effect of this size would have been shown. Where no effect is given, no difference is published in this
+unit. A claim whose interval excludes the limit is still "not shown" if its corrected p is 0.05 or more; the table then
+gives p. "At" is where a claim is measured; the values at several points are averaged. "Second-hand" published values
+were read in another publication than the paper. A network in parentheses is the smaller one, with fewer channels and
+sometimes fewer layers, that was trained in place of the paper's."""
+ABOUT_DATA = {
+    "cifar-10": "The committed rows of CIFAR-10 were computed on CIFAR-10 (JPEG q75): images that a third party "
+    "re-encoded as JPEG with quality 75. Accuracies on them are lower than on the original images.",
+}
+"""What is to be known about the data of the rows in docs/evidence, by the name of the data set."""
 ABOUT_RESULTS = """# Results
 
 One page per experiment; `frankle2019.learning_rates` is on the page of `frankle2019.optimizers`,
@@ -90,10 +101,21 @@ def write_page(docs: Path, evidence: Sequence[str], result: Result, store: str) 
         image = images / image_name(result.name, figure)
         shutil.copyfile(figure, image)
         text = text.replace(f"]({figure.name})", f"](../images/{image.name})")
+    for sentence in about_data(result.content["data"]):
+        text = text.replace("\n\nCommand: ", f"\n\n{sentence}\n\nCommand: ", 1)
     files = ", ".join(f"[{name}](../evidence/{name})" for name in evidence)
     source = f"Rows of every run: {files}. This page is written by `make results`."
     page.write_text(f"{text.rstrip()}\n\n{source}\n", encoding="utf-8")
     return page
+
+
+def about_data(names: str) -> list[str]:
+    """Return what is to be known about data sets.
+
+    >>> about_data("mnist; cifar-10") == [ABOUT_DATA["cifar-10"]]
+    True
+    """
+    return [sentence for name, sentence in ABOUT_DATA.items() if name in names]
 
 
 def image_name(experiment: str, figure: Path) -> str:
@@ -131,6 +153,7 @@ def write_claims(docs: Path, listed: Sequence[ListedClaim], store: str) -> None:
     lines = [
         ABOUT_CLAIMS,
         "",
+        *(line for sentence in ABOUT_DATA.values() for line in (*wrap(sentence, 120), "")),
         "| statement | holds | does not hold | not shown | no verdict |",
         "| --- |" + " --- |" * 4,
     ]
@@ -145,7 +168,9 @@ def write_claims(docs: Path, listed: Sequence[ListedClaim], store: str) -> None:
             of_one, page = list(of_experiment), f"results/{name}.md"
             commands = dict.fromkeys(f"`{part.command.replace(store, 'store')}`" for part in of_one)
             link = f"[{name}]({page})" if (docs / page).exists() else name
-            lines.append(f"- {link}, default size: {of_one[0].default_size}. {' or '.join(commands)}")
+            size = of_one[0].default_size
+            about = "".join(f" {sentence}" for sentence in about_data(size))
+            lines.append(f"- {link}, default size: {size}. {' or '.join(commands)}{about}")
     lines += ["", "Next: [all results](results/README.md); [run an experiment](experiments.md)."]
     (docs / "claims.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -153,15 +178,21 @@ def write_claims(docs: Path, listed: Sequence[ListedClaim], store: str) -> None:
 def claim_table(parts: Sequence[ListedClaim]) -> str:
     """Make the table of the parts of a statement."""
     lines = [
-        "| part | claim | verdict | measured (95 % interval) | published | ± | effect | n |",
-        "| --- |" + " --- |" * 7,
+        "| part | claim | at | verdict | measured (95 % interval) | published | ± | shown from | effect | n |",
+        "| --- |" + " --- |" * 9,
     ]
     for part in parts:
         verdict = f"**{part.verdict}**" if part.verdict else "no verdict"
         note = f": {part.note}" if part.note else ""
-        half = f"{float(f'{(part.interval[1] - part.interval[0]) / 2:.2g}'):g}" if part.interval else "–"
+        half = (part.interval[1] - part.interval[0]) / 2 if part.interval else None
+        widths = [
+            f"{float(f'{width:.2g}'):g}" if width is not None else "–" for width in (half, part.shown_from)
+        ]
         effect = f"{part.effect:g}" if part.effect else "–"
-        texts = (part.id, part.claim, verdict + note, part.measured_text, part.published or "–", half, effect)
+        texts = (
+            part.id, part.claim, part.at or "–", verdict + note, part.measured_text, part.published or "–", *widths,
+            effect,
+        )  # fmt: skip
         lines.append(f"| {' | '.join(texts)} | {part.n} |")
     return "\n".join(lines)
 

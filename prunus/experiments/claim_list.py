@@ -61,6 +61,13 @@ class ListedClaim:
     """Networks, data, epochs and examples of the experiment, and its number of replicates n."""
     note: str
     """Why there is no verdict, or what limits it; empty where nothing does."""
+    at: str
+    """Where it is measured, such as "levels 7, 11"; empty where the claim is not about some points."""
+    p: float | None
+    """p-value, corrected by Holm's method; None for fewer than two replicates."""
+    shown_from: float | None
+    """The smallest distance from the limit that would have been shown at the strictest step of the correction; None
+    where there is no interval, or one without a width."""
 
 
 @dataclass(frozen=True)
@@ -245,6 +252,9 @@ def _part(
         effect=_effect(claim),
         default_size=answer.default_size,
         note=note,
+        at=decision.where if decision else "",
+        p=decision.p if decision and decision.n > 1 else None,
+        shown_from=decision.shown_from if decision else None,
     )
 
 
@@ -267,16 +277,15 @@ def _verdict(
     if decision.n < expected_n:
         shown = decision.verdict != "not shown"
         return decision.verdict if shown else None, f"n is {decision.n} instead of {expected_n}"
-    low, high = decision.interval or (0.0, 0.0)
-    effect = _effect(claim)
+    effect, needed = _effect(claim), decision.shown_from or 0.0
     if decision.verdict != "not shown":
         return decision.verdict, ""
     if decision.uncorrected_p < 0.05:
         return "not shown", f"p is {decision.p:.2g} after the correction"
-    if effect and (high - low) / 2 > effect:
+    if effect and needed > effect:
         return (
             "not shown",
-            f"the interval, ±{format_number((high - low) / 2)}, is wider than the effect, {effect:g}",
+            f"it is shown from {format_number(needed)} on, and the effect is {effect:g}",
         )
     return "not shown", ""
 

@@ -8,6 +8,7 @@ from typing import Any
 from prunus.experiments.comparisons import METRICS
 from prunus.experiments.rows import average_draws, group_rows
 from prunus.report.statistics import (
+    WITHIN_MARGIN,
     Comparison,
     Expectation,
     Verdict,
@@ -97,9 +98,11 @@ class Decision:
     p: float
     """p-value, corrected for the number of claims by Holm's method."""
     where: str
-    """The measured points, such as "level 7, 11"."""
+    """The measured points, such as "levels 7, 11"."""
     reason: str
     """Why there is nothing to decide, where that is so."""
+    shown_from: float | None
+    """The smallest distance from the limit that would have been shown, as `shown_from` computes it."""
 
 
 def decide_claims(claims: Sequence[Claim], rows: Sequence[Row], num_claims: int = 0) -> list[Decision]:
@@ -133,8 +136,39 @@ def decide_claims(claims: Sequence[Claim], rows: Sequence[Row], num_claims: int 
     missing = max(num_claims - len(p_values), 0)
     corrected = holm([*p_values, *[1.0] * missing])[: len(p_values)]
     return [
-        _decide(*each, *p) for each, p in zip(compared, zip(p_values, corrected, strict=True), strict=True)
+        _decide(*each, *p, len(p_values) + missing)
+        for each, p in zip(compared, zip(p_values, corrected, strict=True), strict=True)
     ]
+
+
+def shown_from(comparison: Comparison, expected: Expectation, num_claims: int) -> float | None:
+    """Compute the smallest distance from the limit of a claim that would have been shown with the measured spread.
+
+    The limit is zero, the number that is compared with, or the margin. The p-value of the claim would be below 0.05
+    after Bonferroni's correction, which is the strictest step of Holm's: a smaller distance may be shown where other
+    claims have smaller p-values.
+
+    Args:
+        comparison: The paired comparison of the two sides.
+        expected: The claimed relation; within a margin, the test is one-sided.
+        num_claims: The number of claims that p-values are corrected for.
+
+    Returns:
+        The distance, in the unit of the metric; None for one pair, and for equal differences, which have no spread.
+
+    >>> round(shown_from(Comparison(3, 0.0, -1.0, 1.0, 1.0, 0.95), "higher", 8), 2)
+    2.91
+    """
+    half = (comparison.high - comparison.low) / 2
+    if comparison.n < 2 or not half:
+        return None
+    from scipy.special import stdtrit
+
+    level = 1 - comparison.confidence
+    tail = (level if expected in WITHIN_MARGIN else level / 2) / num_claims
+    quantiles = (float(stdtrit(comparison.n - 1, 1 - below)) for below in (tail, level / 2))
+    corrected, uncorrected = quantiles
+    return half * corrected / uncorrected
 
 
 def measured_text(decision: Decision) -> str:
@@ -171,6 +205,7 @@ def _decide(
     where: str,
     uncorrected_p: float,
     p: float,
+    num_claims: int,
 ) -> Decision:
     against = None if isinstance(claim.against, str) else float(claim.against)
     zero, pairs = against or 0.0, comparison.n if comparison else 0
@@ -188,6 +223,7 @@ def _decide(
         p=p,
         where=where,
         reason="" if pairs > 1 else "one replicate is not enough" if pairs else _missing(claim, rows),
+        shown_from=shown_from(comparison, claim.expected, num_claims) if comparison else None,
     )
 
 
@@ -229,11 +265,12 @@ def _compare(claim: Claim, rows: Sequence[Row]) -> tuple[Comparison | None, str]
 def _where(key: str, values: Sequence[Any]) -> str:
     """Name points.
 
-    >>> _where("deleted %", [30.0, 40.0]), _where("level", [7])
-    ('deleted 30, 40 %', 'level 7')
+    >>> _where("deleted %", [30.0, 40.0]), _where("level", [7, 11]), _where("over", ["l1", "sss"])
+    ('deleted 30, 40 %', 'levels 7, 11', 'l1, sss')
     """
     texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
-    return f"{key.removesuffix(' %')} {', '.join(texts)}{' %' * key.endswith(' %')}"
+    name = {"over": "", "level": f"level{'s' * (len(values) > 1)} "}.get(key, f"{key.removesuffix(' %')} ")
+    return f"{name}{', '.join(texts)}{' %' * key.endswith(' %')}"
 
 
 def _values(

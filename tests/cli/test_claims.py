@@ -10,7 +10,18 @@ from prunus.runs.store import Store
 
 KEYS = {
     *("id", "claim", "verdict", "n", "published", "measured", "interval", "command"),
-    *("statement", "experiment", "metric", "measured_text", "effect", "default_size", "note"),
+    *(
+        "statement",
+        "experiment",
+        "metric",
+        "measured_text",
+        "effect",
+        "default_size",
+        "note",
+        "at",
+        "p",
+        "shown_from",
+    ),
 }
 """Those that docs/experiments.md documents."""
 

@@ -97,11 +97,11 @@ def test_more_replicates_than_the_default_are_used_and_in_a_command_for_these_ne
     }
 
 
-def test_interval_that_is_wider_than_the_effect_is_noted(store):
+def test_effect_that_would_not_have_been_shown_is_noted(store):
     do(store, errors={"a": [1.0, 2.0, 3.0], "b": [3.0, 1.0, 4.0]})
     verdict, n, note = verdicts(store)["first: A is lower than B"]
     assert (verdict, n) == ("not shown", 3)
-    assert re.fullmatch(r"the interval, ±\d\.\d+, is wider than the effect, 2", note)
+    assert re.fullmatch(r"it is shown from \d+\.\d on, and the effect is 2", note)
 
 
 def test_interval_that_alone_would_decide_is_noted(store):

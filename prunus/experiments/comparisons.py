@@ -81,6 +81,9 @@ METRICS: Mapping[str, Metric] = {
         )
     },
     "weights": Metric("remaining weights", "weights", "more weights", "fewer weights"),
+    "MACs %": Metric("remaining MACs", "pp", "more", "fewer", "%"),
+    "parameters %": Metric("remaining parameters", "pp", "more", "fewer", "%"),
+    "change": Metric("change of test accuracy", "pp", "a larger change", "a smaller change", "pp"),
 }
 """The metrics that are compared, and others whose keys are not clear."""
 

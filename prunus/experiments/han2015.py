@@ -216,7 +216,12 @@ tradeoff = Experiment(
     differences=(
         *LENET_ONLY,
         "The dense network that a loss is relative to is not trained further; retrained networks have more epochs than "
-        "it has.",
+        "it has: 5 per retraining in the default size, in addition to 10. A network of which only 40 % is pruned and "
+        "that is retrained once is 0.96 pp (0.59 to 1.32, n = 5) more accurate than the dense one. Compared with it, "
+        "pruning 80 % once loses 0.11 pp (-0.01 to 0.24), and pruning 90 % iteratively loses 0.35 pp (0.30 to 0.40), "
+        "more than the margin of 0.25 pp. With that reference, the claim on 90 % would not hold, the claim on 80 % "
+        "would not be shown, and pruning once and iterative pruning would reach the same sparsity without loss (80 %, "
+        "in one replicate 70 %), so that iterative pruning would not be shown to reach a higher one.",
         "The highest sparsity without loss is chosen by the test error.",
     ),
     networks=LENETS[:1],

@@ -97,7 +97,8 @@ def describe(
         ],
         "published": [asdict(value) for value in experiment.published],
         "published_rows": _published_rows(experiment),
-        "differences": [*experiment.differences, *size_differences(experiment, finished, settings)],
+        "differences": [*experiment.differences],
+        "size_differences": size_differences(experiment, finished, settings),
         "command": command,
         "table": table,
         "cells": table_cells(experiment, table),
@@ -199,7 +200,7 @@ def _command_of(experiment: Experiment, store: Store, request: Request) -> str:
 def size_differences(
     experiment: Experiment, request: Request, settings: Sequence[tuple[str, Mapping[str, Any]]]
 ) -> list[str]:
-    """List where the runs differ from the paper's size: "5 replicates instead of 20", "epochs 5 instead of 55".
+    """List where the runs differ from the full size: "5 replicates instead of 20", "epochs 5 instead of 55".
 
     Args:
         experiment: The experiment.
@@ -231,8 +232,8 @@ def size_differences(
         lines += texts if list(some) == shared else [f"{'; '.join(some)}: {'; '.join(texts)}"]
     selected = [values.get("levels") or [] for _, values in settings]
     if levels := sorted({level for some in selected for level in some}):
-        in_some = "" if all(selected) else " in some runs"
-        lines.append(f"levels {', '.join(map(str, levels))} instead of all{in_some}")
+        which = "all" if all(selected) else "some"
+        lines.append(f"{which} runs have no other levels than {', '.join(map(str, levels))}")
     return lines
 
 

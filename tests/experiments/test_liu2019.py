@@ -273,7 +273,10 @@ def test_filters_are_run_end_to_end_in_a_store_of_before_the_iterative_curves(tm
     assert "training examples 300" in figure
 
     result = run("liu2019.filters", tmp_path)
-    settings = [*result.content["differences"], *(line for line in figure.splitlines() if "epochs" in line)]
+    settings = [
+        *result.content["size_differences"],
+        *(line for line in figure.splitlines() if "epochs" in line),
+    ]
     assert any("epochs 2" in line or "epochs 1" in line for line in settings)
     assert not any("finetune" in line or "penalty" in line for line in settings)
     points = {(row["curve"], row["kept MACs %"]) for row in result.content["rows"]}

@@ -41,6 +41,7 @@ def content_with(word):
         "published": [{"where": {"curve": word}, "metric": word, "value": 1.0, "source": word}],
         "published_rows": [(word, word, word)],
         "differences": [word],
+        "size_differences": [word],
         "table": [],
         "cells": {"header": [word], "rows": [(word, [(word, word)])], "shares_dense": True},
         "comparisons": [],

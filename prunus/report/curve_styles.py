@@ -73,18 +73,6 @@ GROUPS = (
         "train": 5,
     },
     {"rewind weights": 0, "fine-tune": 2, "rewind learning rate": 5},
-    {
-        "winning ticket, learning rate 0.1": 0,
-        "random initialization, learning rate 0.1": 1,
-        "winning ticket, learning rate 0.01": 8,
-        "random initialization, learning rate 0.01": 9,
-    },
-    {
-        "iterative winning ticket, learning rate 0.1": 0,
-        "iterative random initialization, learning rate 0.1": 1,
-        "iterative winning ticket, learning rate 0.01": 8,
-        "iterative random initialization, learning rate 0.01": 9,
-    },
 )
 """Names with fixed styles, in groups that appear in one figure. Related names share a color and differ in the line.
 Criteria and actions do not use the colors of "random" and "dense", which may appear together with any of them."""

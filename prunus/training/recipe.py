@@ -34,7 +34,7 @@ class Recipe:
     penalty: str = "none"
     """A penalty on the weights, added to the loss: a key of `prunus.training.optimizers.PENALTIES`."""
     penalty_strength: float = 0.0
-    """λ of the penalty."""
+    """λ of the penalty; not used without one."""
     augmentation: str = "none"
     """How the images of a batch are changed: a key of `prunus.training.augmentation.AUGMENTATIONS`."""
     patience: int | None = None

@@ -56,11 +56,6 @@ def check_recipe(recipe: Recipe) -> None:
             f"Expected no momentum with the optimizer {recipe.optimizer!r}, which does not use it, got "
             f"{recipe.momentum!r}; leave it out, or set optimizer='sgd'."
         )
-    if recipe.penalty == "none" and recipe.penalty_strength:
-        raise SpecError(
-            f"Expected no penalty_strength without a penalty, got {recipe.penalty_strength!r}; set penalty to 'l1' or "
-            "'l2', or leave it out."
-        )
     if recipe.penalty != "none" and not recipe.penalty_strength:
         raise SpecError(
             f"Expected penalty_strength above 0 with the penalty {recipe.penalty!r}, got {recipe.penalty_strength!r}; "

@@ -61,4 +61,4 @@ def test_a_replicate_is_compared_at_the_points_that_it_has_of_both_curves():
     ]
     (decision,) = decide_claims([claim], measured)
     assert (decision.n, decision.measured, decision.interval) == (3, 0.0, (0.0, 0.0))
-    assert decision.where == "level 1, 2"
+    assert decision.where == "levels 1, 2"

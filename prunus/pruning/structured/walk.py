@@ -101,7 +101,7 @@ def _walk(coupling: Coupling, graph: fx.Graph, owner: Any, environment: Environm
             return _labels_of(node.args[0], environment)
         elif node.op == "call_function":
             environment[node] = _call(coupling, node, environment)
-            if node in live and not _only_passes_on(node):
+            if not _only_passes_on(node):
                 inputs = flatten_labels(_labels_of([node.args, node.kwargs], environment))
                 coupling.read += [layer.ids.ravel() for labels in inputs for layer in labels.layers]
         if node not in live:  # its values do not matter

@@ -534,7 +534,7 @@ def test_verdicts_are_decided_from_the_rows_and_stated_on_the_page(default_page:
     verdicts = [(v["verdict"], v["n"], v["where"]) for v in result.content["verdicts"]]
     assert verdicts == [
         ("holds", 3, "levels 1, 2"),
-        ("does not hold", 3, "level 1, 2"),
+        ("does not hold", 3, "levels 1, 2"),
         ("not shown", 3, ""),
         ("not shown", 3, "level 2"),
         ("not shown", 0, ""),

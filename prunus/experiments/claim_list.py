@@ -285,7 +285,7 @@ def _verdict(
     if effect and needed > effect:
         return (
             "not shown",
-            f"it is shown from {format_number(needed)} on, and the effect is {effect:g}",
+            f"a distance would be shown from {format_number(needed)} on, but the effect is {effect:g}",
         )
     return "not shown", ""
 

@@ -101,7 +101,7 @@ def test_effect_that_would_not_have_been_shown_is_noted(store):
     do(store, errors={"a": [1.0, 2.0, 3.0], "b": [3.0, 1.0, 4.0]})
     verdict, n, note = verdicts(store)["first: A is lower than B"]
     assert (verdict, n) == ("not shown", 3)
-    assert re.fullmatch(r"it is shown from \d+\.\d+ on, and the effect is 2", note)
+    assert re.fullmatch(r"a distance would be shown from \d+\.\d+ on, but the effect is 2", note)
 
 
 def test_interval_that_alone_would_decide_is_noted(store):

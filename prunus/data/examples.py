@@ -297,14 +297,12 @@ def _first_batches(data: Iterable[Any], num_examples: int) -> list[Batch]:
 
 def _concatenate(batches: list[Batch]) -> Batch:
     forms = [repr(map_tensors(lambda t: (tuple(t.shape[1:]), t.dtype), batch)) for batch in batches]
-    shapes = [[(tuple(t.shape[1:]), t.dtype) for t in iter_tensors(batch)] for batch in batches]
-    for form, shape in zip(forms, shapes, strict=True):
+    for form in forms:
         if form != forms[0]:
-            same, advice = "examples have one shape and dtype", "pad or crop the examples to one shape"
-            if shape == shapes[0]:
-                same, advice = "values other than tensors are the same in all", "leave out those that differ"
             raise StatisticsError(
-                f"Expected calibration batches whose {same}, got {forms[0]} and {form}; {advice}."
+                "Expected calibration batches whose examples have one shape and dtype, and whose other values are "
+                f"equal, got {forms[0]} and {form}; pad or crop the examples to one shape, and leave out values that "
+                "differ, such as texts."
             )
     parts = zip(*(iter_tensors(batch) for batch in batches), strict=True)
     return replace_tensors(batches[0], [torch.cat(tensors) for tensors in parts])

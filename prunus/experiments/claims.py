@@ -157,7 +157,7 @@ def shown_from(comparison: Comparison, expected: Expectation, num_claims: int) -
         The distance, in the unit of the metric; None for one pair, and for equal differences, which have no spread.
 
     >>> round(shown_from(Comparison(3, 0.0, -1.0, 1.0, 1.0, 0.95), "higher", 8), 2)
-    2.91
+    2.93
     """
     half = (comparison.high - comparison.low) / 2
     if comparison.n < 2 or not half:

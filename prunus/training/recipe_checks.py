@@ -13,9 +13,6 @@ from prunus.training.optimizers import OPTIMIZERS, PENALTIES
 from prunus.training.precision import AUTOCAST_DTYPES
 from prunus.training.recipe import LR_SCHEDULES, Recipe
 
-WITH_MOMENTUM = ("sgd", "nesterov", "rmsprop")
-"""Optimizers that use the momentum of a recipe."""
-
 
 def check_recipe(recipe: Recipe) -> None:
     """Raise SpecError if a setting of the recipe is out of range, UnknownNameError if a name is in no table."""
@@ -50,11 +47,6 @@ def check_recipe(recipe: Recipe) -> None:
         raise SpecError(
             f"Expected the momentum of the optimizer {recipe.optimizer!r} to be {allowed} and below 1, got "
             f"{recipe.momentum!r}; set a value such as 0.9."
-        )
-    if recipe.momentum and recipe.optimizer not in WITH_MOMENTUM:
-        raise SpecError(
-            f"Expected no momentum with the optimizer {recipe.optimizer!r}, which does not use it, got "
-            f"{recipe.momentum!r}; leave it out, or set optimizer='sgd'."
         )
     if recipe.penalty != "none" and not recipe.penalty_strength:
         raise SpecError(

@@ -84,7 +84,7 @@ def failing():
         (iter(()), "yields no batch; an iterator can be read only once"),
         (
             [X, X[:, :1]],
-            r"one shape and dtype, got \(\(2,\), torch.float32\) and \(\(1,\), torch.float32\); pad or crop",
+            r"one shape and dtype, and .*, got \(\(2,\), torch.float32\) and \(\(1,\), torch.float32\); pad or crop",
         ),
         ([X, X.double()], "one shape and dtype"),
         ([{"x": X}, {"y": X}], "one shape and dtype"),

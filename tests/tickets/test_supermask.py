@@ -680,7 +680,7 @@ def test_forward_of_the_baseline_is_used_in_every_score(dense):
         (replace(SPEC, mask=Bernoulli(start=math.nan)), SpecError, "starting probability"),
         (replace(SPEC, mask=EdgePopup(density=0.0)), DensityError, "above 0"),
         (replace(SPEC, mask=EdgePopup(density=1.5)), DensityError, "at most 1"),
-        (replace(SPEC, mask=EdgePopup(density=0.002)), DensityError, "none of 160 weights"),
+        (replace(SPEC, mask=EdgePopup(density=0.002)), DensityError, "one of the 160 weights"),
         (replace(SPEC, multiplier=math.inf), SpecError, "multiplier"),
         (replace(SPEC, mask=Signed(threshold=-0.1)), SpecError, "threshold"),
         (replace(SPEC, mask=Signed(), scaled_fan=True), SpecError, "no density"),

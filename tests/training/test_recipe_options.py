@@ -201,7 +201,6 @@ def test_recipe_with_a_warmup_can_have_no_epochs(mlp, small_data):
         ({"warmup_epochs": -1}, "warmup_epochs to be a finite number of at least 0"),
         ({"label_smoothing": 1.0}, "label_smoothing to be below 1"),
         ({"label_smoothing": float("nan")}, "label_smoothing to be a finite number"),
-        ({"optimizer": "adam", "momentum": 0.9}, "no momentum with the optimizer 'adam'"),
         ({"patience": 0}, "patience to be an integer of at least 1, got 0"),
         ({"penalty": "l1"}, "penalty_strength above 0 with the penalty 'l1', got 0.0"),
         ({"micro_batch_size": 0}, "micro_batch_size to be an integer of at least 1, got 0"),

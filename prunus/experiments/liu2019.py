@@ -192,7 +192,7 @@ tickets = Experiment(
         "to 4.6), which is compatible with no difference. The intervals are not corrected. The paper has a gain.",
         "The dense networks of the default size, too, are less accurate at the learning rate 0.01 than at 0.1: 56.4 "
         "and 61.0 % for VGG-16 (n = 3), 56.4 and 63.4 % for ResNet-20 (n = 5). That networks end less accurate at 0.01 "
-        "is thus an effect of the learning rate in a short training, and says nothing about tickets.",
+        "is thus an effect of the learning rate in a short training, with or without tickets.",
     ),
     networks=tuple(NETWORKS),
     metrics=("final_test_accuracy", "stop_test_accuracy"),

@@ -102,10 +102,10 @@ def test_global_ranking_divides_scores_by_the_mean_of_the_group():
     scores = filter_criterion("l1")(statistics)
     scaled = torch.cat([values / values.mean() for values in scores.values()])
     sums = torch.cat([values / values.sum() for values in scores.values()])
-    kept = {key: values >= values.sort().values[10] for key, values in (("mean", scaled), ("sum", sums))}
-    assert not torch.equal(kept["mean"], kept["sum"])
+    is_kept = {key: values >= values.sort().values[10] for key, values in (("mean", scaled), ("sum", sums))}
+    assert not torch.equal(is_kept["mean"], is_kept["sum"])
     plan = prunus.slim(model, torch.zeros(1, 6), density=0.5, criterion="l1", scope="global")
-    parts = torch.split(kept["mean"], [len(values) for values in scores.values()])
+    parts = torch.split(is_kept["mean"], [len(values) for values in scores.values()])
     assert plan.removed == {
         name: (~part).nonzero().flatten().tolist() for name, part in zip(scores, parts, strict=True)
     }
